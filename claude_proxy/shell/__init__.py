@@ -1,0 +1,1 @@
+"""The shell: whatever talks to the network, the clock and the terminal."""
