@@ -188,6 +188,8 @@ def _model_map(text: str) -> Mapping[str, str]:
     source = text if text.lstrip().startswith("{") else _read_file(Path(text))
     try:
         table = tomllib.loads(source) if text.endswith(".toml") else json.loads(source)
+    except RecursionError:
+        raise ValueError("its text is nested too deeply") from None
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"its text cannot be read: {error}") from None
     if not isinstance(table, dict) or not all(isinstance(alias, str) and alias for alias in table.values()):
@@ -291,9 +293,11 @@ def _value(setting: Setting, text: str) -> dict[str, Any]:
     try:
         return {setting.field: setting.parse(text)}
     except ValueError as error:
-        shown = "" if setting.secret else f"={text!r}"
+        shown = "" if setting.secret else f"={_PASSWORD.sub('//…@', text)!r}"
         raise SettingsError(f"{setting.name}{shown} cannot be used: {error}. {setting.help}") from None
 
+
+_PASSWORD = re.compile(r"//[^/]*@")
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
@@ -326,7 +330,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
 
 
 def _unquote(text: str) -> str:
-    if quoted := re.fullmatch(r"""(["'])(.*)\1\s*(?:#.*)?""", text):
+    if quoted := re.fullmatch(r"""(["'])(.*?)\1\s*(?:#.*)?""", text):
         return quoted[2].replace('\\"', '"') if quoted[1] == '"' else quoted[2]
     return re.split(r"\s#", f" {text}", maxsplit=1)[0].strip()
 

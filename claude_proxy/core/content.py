@@ -139,13 +139,16 @@ class Usage:
     output_tokens: int
 
 
+ContentBlock: TypeAlias = Text | Thinking | ToolUse
+
+
 @dataclass(frozen=True)
 class Message:
     """The finished response; its JSON and its event stream are both derived from it."""
 
     id: str
     model: str
-    content: tuple[Text | Thinking | ToolUse, ...]
+    content: tuple[ContentBlock, ...]
     stop_reason: StopReason
     usage: Usage
     stop_sequence: str | None = None

@@ -6,12 +6,14 @@ and the model, which writes as it reads, does the same; one decoding then gives 
 
     decode_once(armour(text)) == text        for every text
 
-Only the armour lives here. The decoding is the module's; nothing that came back is decoded again.
+The decoding is the module's; nothing that came back is decoded again. What is known of it here serves to find where a
+model forgot the armour (`core.slips`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from html.entities import name2codepoint
 
 # The 252 names of HTML 4.01, and numeric references. PHP leaves a few numeric ones alone (control characters, numbers
@@ -24,3 +26,29 @@ _DECODABLE = re.compile(
 def armour(text: str) -> str:
     """Write the `&` of each decodable entity as `&amp;`."""
     return _DECODABLE.sub("&amp;", text) if "&" in text else text
+
+
+def find(text: str) -> Iterator[tuple[int, int, str]]:
+    """The entities of a text that the module would decode: start, end, and the character each stands for."""
+    for match in _ENTITY.finditer(text):
+        name = match[1]
+        if name.startswith("#"):
+            code = int(f"0{name[1:]}", 16) if name[1] in "xX" else int(name[1:])
+            if _is_decoded(code):
+                yield match.start(), match.end(), chr(code)
+        else:
+            yield match.start(), match.end(), chr(name2codepoint[name])
+
+
+_ENTITY = re.compile(rf"&({'|'.join(sorted(name2codepoint))}|#[0-9]{{1,12}}|#[xX][0-9a-fA-F]{{1,12}});")
+_CHARACTERS = frozenset(map(chr, name2codepoint.values()))
+
+
+def _is_decoded(code: int) -> bool:
+    """Whether PHP decodes a numeric reference, for HTML 4.01."""
+    return code in {9, 10, 13} or 0x20 <= code <= 0x7E or 0xA0 <= code <= 0xD7FF or 0xE000 <= code <= 0x10FFFF
+
+
+def could_be_decoded(text: str) -> bool:
+    """Whether a text holds a character that an entity stands for."""
+    return not _CHARACTERS.isdisjoint(text)

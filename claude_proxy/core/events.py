@@ -21,11 +21,11 @@ from dataclasses import replace
 from typing import Any
 
 from claude_proxy.core.content import Message, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.reply import SIGNATURE
 from claude_proxy.core.response import block_json, error_json, message_json, to_bytes, usage_json
 from claude_proxy.errors import ProxyError
 
 PINGS_SUFFICE = 300.0  # seconds
-SIGNATURE = "Y2xhdWRlLXByb3h5"  # clients want a signature that is not empty; nobody checks it
 DELTA_CHARACTERS = 1024
 
 _EMPTY_THINKING = Thinking("", SIGNATURE)

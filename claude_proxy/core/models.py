@@ -77,8 +77,8 @@ _UNKNOWN_WINDOW = 128_000
 # The module's own limits for Claude aliases; elsewhere the vendors' (a reasoning model refuses a larger number).
 _MAX_OUTPUTS: tuple[tuple[str, int], ...] = (
     ("claude", 8_192),
-    ("claude-sonnet-3[.-][57]", 8_192),
-    ("claude-haiku-4[.-]5", 8_192),
+    ("claude-sonnet-3.[57]", 8_192),  # these with a dot only: the module looks for the very name
+    ("claude-haiku-4.5", 8_192),
     ("claude-sonnet-4", 16_000),
     ("claude-opus-4", 32_000),
     ("*claude*", 16_384),

@@ -29,9 +29,12 @@ import json
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import StrEnum, auto
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+from claude_proxy.core import loose_json, repair
 from claude_proxy.core import schema as json_schema
 from claude_proxy.core.content import Tool, ToolChoice
 from claude_proxy.core.schema import Schema
@@ -126,13 +129,28 @@ def remind(choice: ToolChoice) -> str:
 
 def write_calls(calls: Sequence[Call], tools: Mapping[str, Tool]) -> str:
     """Write calls as one block. Calls of tools that are not offered any more are written as if they took anything."""
-    return "\n".join([BLOCK_TAG, *(_write_call(call, tools) for call in calls), "</function_calls>"])
+    plain = _write_block([_write_invoke(call, tools, encoded=False) for call in calls])
+    if _reads_as(plain, calls, tools):
+        return plain
+    return _write_block([_write_exactly(call, tools) for call in calls])
 
 
-def _write_call(call: Call, tools: Mapping[str, Tool]) -> str:
-    written = _write_invoke(call, tools, encoded=False)
-    block = Reader(f"{BLOCK_TAG}\n{written}\n</function_calls>", tools).read(0)
-    return written if block.calls == (call,) else _write_invoke(call, tools, encoded=True)
+def _write_block(invokes: Iterable[str]) -> str:
+    return "\n".join([BLOCK_TAG, *invokes, "</function_calls>"])
+
+
+def _write_exactly(call: Call, tools: Mapping[str, Tool]) -> str:
+    """A call in a form that nothing around it can make ambiguous: encoded, unless it is plain and holds no tag."""
+    plain = _write_invoke(call, tools, encoded=False)
+    has_tags = any("<" in _json(value) for value in call.arguments.values())
+    exact = not has_tags and _reads_as(_write_block([plain]), [call], tools)
+    return plain if exact else _write_invoke(call, tools, encoded=True)
+
+
+def _reads_as(text: str, calls: Sequence[Call], tools: Mapping[str, Tool]) -> bool:
+    """Whether a text is read as just these calls."""
+    block = Reader(text, tools).read(0)
+    return block.calls == tuple(calls) and block.end == len(text) and not block.truncated
 
 
 def _write_invoke(call: Call, tools: Mapping[str, Tool], *, encoded: bool) -> str:
@@ -165,16 +183,137 @@ def _schema_of(tool: str, parameter: str, tools: Mapping[str, Tool]) -> tuple[Sc
     return json_schema.properties(root).get(parameter, True), root
 
 
-# --- the reader -------------------------------------------------------------------------------------------------------
+# --- the reader: tags -------------------------------------------------------------------------------------------------
+
+# What can stand around a tag's own name: a namespace such as `antml:`, or DeepSeek's `｜DSML｜`.
+_NAMESPACE = r"(?:[\w.-]{1,40}:|[|｜]\s*[^|｜<>\s]{1,20}\s*[|｜]\s*)?"
+_NAMES = "function_calls?|tool_calls?|calls|invoke|parameters?|param"
+_OTHER_ENDS = "argument|arg|value|item"  # what some close a parameter with
+_ATTRIBUTE = re.compile(r"""([\w-]+)\s*=\s*(?:\\?["“]([^"”]*?)(?:\\?["”]|$)|'([^']*)(?:'|$)|([^\s"'/]+))""")
+_NAME_ATTRIBUTES = frozenset({"name", "tool", "tool_name", "function"})
+_BARE_ATTRIBUTE = re.compile(r"""\s*=?\s*["']?([\w.:/-]+)["']?\s*""")
+_NAME_ELEMENT = re.compile(r"\s*<\s*(?:tool_)?name\s*>\s*([\w.:/-]+)\s*<\s*/\s*(?:tool_)?name\s*>")
+_NAME_TEXT = re.compile(r"\s*([\w.:/-]+)(?=\s*<)")
+
+
+class _Kind(StrEnum):
+    """What a tag does."""
+
+    OPEN_BLOCK = auto()
+    CLOSE_BLOCK = auto()
+    OPEN_INVOKE = auto()
+    CLOSE_INVOKE = auto()
+    OPEN_PARAMETER = auto()
+    CLOSE_PARAMETER = auto()
+    GROUP = auto()  # <parameters> or </parameters> around the parameters of a call
+    OPEN_ELEMENT = auto()  # a parameter's own name as a tag: <command>
+    CLOSE_ELEMENT = auto()
+    CLOSE_OTHER = auto()  # a tag that some close a parameter with
+    TEXT = auto()  # no tag at all: what stands behind the last one where text follows
+    END = auto()  # the end of the text
+
+
+class _Tag(NamedTuple):
+    start: int
+    end: int
+    kind: _Kind
+    name: str = ""
+    encoded: bool = False
+    attributes: tuple[tuple[str, str], ...] = ()  # all but the name
+
+
+@lru_cache(maxsize=64)
+def _tag_pattern(parameters: frozenset[str]) -> re.Pattern[str]:
+    """What looks like a tag: of the notation, with its `<` or at the start of a line without, or a parameter's name."""
+    elements = "|".join(sorted(map(re.escape, parameters), key=len, reverse=True)) or r"(?!)"
+    return re.compile(
+        rf"<\s*(?P<slash>\\?/?)\s*{_NAMESPACE}(?P<name>{_NAMES})"
+        rf"(?:(?P<attributes>(?:[\s=][^<>]{{0,300}})?)(?P<empty>/?)\s*>|(?P<unended>(?=[ \t]*\n)))"
+        rf"|^[ \t]*(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{{0,300}})>"
+        rf"|(?<![<\\/])(?<!\\u003c)(?P<bare_slash>/)(?P<bare_close>function_calls|invoke|parameter)>"
+        rf"|</(?P<other>{_OTHER_ENDS})>"
+        rf"|<(?P<element_slash>/?)(?P<element>{elements})>",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+def _find_tags(text: str, tools: Mapping[str, Tool]) -> list[_Tag]:
+    """All tags of a text; those of elements only as far as they are parameters of an offered tool."""
+    if not _HINT.search(text):
+        return []
+    parameters = {name for tool in tools.values() for name in json_schema.properties(tool.input_schema)}
+    pattern = _tag_pattern(frozenset(name for name in {*parameters, *tools} if re.fullmatch(r"[\w.-]+", name)))
+    tags: list[_Tag] = []
+    position = 0
+    while match := pattern.search(text, position):
+        tags += _read_element(match, tools) if match["element"] else _read_tag(match)
+        position = max(tags[-1].end, match.end())
+    return tags
+
+
+_HINT = re.compile(r"invoke[\s=>]|<function_calls?>", re.IGNORECASE)
+
+
+def _read_element(match: re.Match[str], tools: Container[str]) -> list[_Tag]:
+    """A tag by a parameter's or a tool's own name: `<command>`, `<Bash>`."""
+    is_tool = match["element"] in tools
+    opening, closing = (_Kind.OPEN_INVOKE, _Kind.CLOSE_INVOKE) if is_tool else (_Kind.OPEN_ELEMENT, _Kind.CLOSE_ELEMENT)
+    kind = closing if match["element_slash"] else opening
+    return [_Tag(match.start(), match.end(), kind, match["element"])]
+
+
+def _read_tag(match: re.Match[str]) -> list[_Tag]:
+    """The tag that a match stands for; an empty one, `<invoke …/>`, opens and closes."""
+    if match["other"]:
+        return [_Tag(match.start(), match.end(), _Kind.CLOSE_OTHER)]
+    word = (match["name"] or match["bare"] or match["bare_close"]).lower()
+    attributes = match["attributes"] or match["rest"] or ""
+    empty = bool(match["empty"]) or attributes.endswith("/")
+    closes = bool(match["slash"] or match["bare_slash"])
+    if word.startswith(("function", "tool", "calls")):
+        return [_Tag(match.start(), match.end(), _Kind.CLOSE_BLOCK if closes else _Kind.OPEN_BLOCK)]
+    if closes:
+        closing = {"invoke": _Kind.CLOSE_INVOKE, "parameters": _Kind.GROUP}.get(word, _Kind.CLOSE_PARAMETER)
+        return [_Tag(match.start(), match.end(), closing)]
+    if match["unended"] is not None:
+        return [_Tag(match.start(), match.end(), _Kind.TEXT)]
+    given = [(key.lower(), a or b or c) for key, a, b, c in _ATTRIBUTE.findall(attributes.rstrip("/"))]
+    name, end = _read_name(match, given, attributes.rstrip("/"), word)
+    others = tuple(pair for pair in given if pair[0] not in _NAME_ATTRIBUTES)
+    if word == "invoke" and name:
+        tag = _Tag(match.start(), end, _Kind.OPEN_INVOKE, name, attributes=others)
+        return [tag, _Tag(end, end, _Kind.CLOSE_INVOKE)] if empty else [tag]
+    if not name:
+        return [_Tag(match.start(), match.end(), _Kind.GROUP if word == "parameters" else _Kind.CLOSE_OTHER)]
+    encoded = any(pair in {("encoding", "json"), ("string", "false")} for pair in others)
+    tag = _Tag(match.start(), end, _Kind.OPEN_PARAMETER, name, encoded, others)
+    return [tag, _Tag(end, end, _Kind.CLOSE_PARAMETER)] if empty else [tag]
+
+
+def _read_name(match: re.Match[str], given: Iterable[tuple[str, str]], attributes: str, word: str) -> tuple[str, int]:
+    """The name that an opening tag gives, in an attribute or in what stands behind it, and where the tag ends."""
+    for key, value in given:
+        if key in _NAME_ATTRIBUTES:
+            return value.strip(), match.end()
+    if bare := _BARE_ATTRIBUTE.fullmatch(attributes):
+        return bare[1], match.end()
+    element = _NAME_ELEMENT.match(match.string, match.end())
+    if element or word != "invoke":
+        return (element[1], element.end()) if element else ("", match.end())
+    text = _NAME_TEXT.match(match.string, match.end())
+    return (text[1], text.end()) if text else ("", match.end())
+
+
+# --- the reader: calls ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CallBlock:
-    """What was read from a block.
+    """What was read from a stretch of calls.
 
     Attributes:
-        calls: the calls that are whole, in their order.
-        start: where the block starts in the text.
+        calls: the calls that are whole, in their order, by the names that the model used.
+        start: where the stretch starts in the text.
         end: where it ends.
         truncated: whether the text ends inside a call.
     """
@@ -182,36 +321,48 @@ class CallBlock:
     calls: tuple[Call, ...]
     start: int
     end: int
-    truncated: bool
+    truncated: bool = False
 
 
-class _Tag(NamedTuple):
-    start: int
-    end: int
-    kind: str  # "function_calls", "invoke" or "parameter", after "/" where it closes
-    name: str
-    encoded: bool
+class _Cost:
+    """What it costs to read a text in a certain way; the cheapest reading is taken, of equal ones the earliest end.
+
+    The figures only order readings. A tag that stands in a value is cheap where it has its partner there, dear where it
+    would have made sense as the value's end; a tag that must be made up is dearer, one that is left over dearer still.
+    """
+
+    FREE = 0
+    TEXT_BEHIND_INVOKE = 1
+    MISNAMED_CLOSING = 2  # </command> for </parameter>
+    PARAMETER_UNCLOSED = 3  # before the next parameter, on a line of its own
+    PARTNERLESS_OPENING = 4  # in a value
+    STRAY = 4  # text or a tag between parameters
+    PARAMETER_UNCLOSED_INLINE = 5
+    PARTNERLESS_CLOSING = 6  # in a value
+    PARAMETER_UNCLOSED_AT_END = 8  # before the end of the invoke
+    INVOKE_UNCLOSED = 8
+    UNKNOWN_NEXT = 8  # a value ends before a parameter that no tool has
+    TEXT_BEFORE_NEXT = 8
+    TEXT_BEHIND_VALUE = 14
+    MENTION = 16  # an opening tag that opens nothing
+    LEFTOVER = 40
+    TRUNCATED = 1000  # where the text ends like a finished call
+    LIKELY_TRUNCATED = 8  # where it does not
+    SURELY_TRUNCATED = 1  # where the reply is known to have been cut off
 
 
-_TAG = re.compile(r'<(/?(?:function_calls|invoke|parameter))(?:\s+name="([^"]*)")?(\s+encoding="json")?\s*>')
-
-
-class _Outlook(IntEnum):
-    """How the rest of a text reads at best, from a given tag on."""
-
-    TRUNCATED = 0  # the text ends inside a call
-    LEFTOVER = 1  # a tag is left over that nothing opened or closed
-    LIKELY_TRUNCATED = 2  # the text ends inside a call, and is known to have been cut off
-    WHOLE = 3
+_K, _C = _Kind, _Cost
+_BEGINS_PARAMETER = frozenset({_K.OPEN_PARAMETER, _K.OPEN_ELEMENT, _K.GROUP})
+_ENDS_INVOKE = frozenset({_K.CLOSE_INVOKE, _K.CLOSE_BLOCK, _K.OPEN_INVOKE, _K.END})
 
 
 class Reader:
-    """Reads the blocks of calls in a reply.
+    """Reads the calls in a reply, canonical or sloppy.
 
-    Outlooks are computed once, from the last tag to the first, for each state that reading can be in before a tag:
-    outside any block, inside a block, inside an invoke, inside a value. With them the reader need not try and go back:
-    at each tag that could close a value it sees whether closing here lets the rest be read as well as it can be. So
-    reading takes time in proportion to the text.
+    For each tag, from the last to the first, and for each state that reading can be in before it, the cost of the
+    cheapest way to read the rest is computed once. With these costs the reader need not try and go back: at each tag
+    that could close a value it sees whether closing here is the cheapest. So reading takes time in proportion to the
+    text, whatever stands in it.
     """
 
     def __init__(self, text: str, tools: Mapping[str, Tool], *, cut: bool = False) -> None:
@@ -225,124 +376,323 @@ class Reader:
         self.text = text
         self.tools = tools
         self.cut = cut
-        self.tags = [
-            _Tag(match.start(), match.end(), match[1], match[2] or "", match[3] is not None)
-            for match in _TAG.finditer(text)
-        ]
-        ends = [tag.start for tag in self.tags[1:]] + [len(text)] * bool(self.tags)
-        # Whether nothing but white space stands between a tag and the next one, or the end.
-        self.adjacent = [not text[tag.end : end].strip() for tag, end in zip(self.tags, ends, strict=True)]
-        self._look_ahead(_Outlook.LIKELY_TRUNCATED if cut else _Outlook.TRUNCATED)
+        self.tags = _find_tags(text, tools)
+        self._parameters = {name for tool in tools.values() for name in json_schema.properties(tool.input_schema)}
+        self._following = [self._look_behind(index) for index in range(len(self.tags))]
+        self._add_costs()
 
-    def _look_ahead(self, truncated: _Outlook) -> None:
+    # --- costs --------------------------------------------------------------------------------------------------------
+
+    def _look_behind(self, index: int) -> _Kind:
+        """What stands directly behind a tag, but for white space."""
+        last = index + 1 == len(self.tags)
+        end = len(self.text) if last else self.tags[index + 1].start
+        if self.text[self.tags[index].end : end].strip():
+            return _K.TEXT
+        return _K.END if last else self.tags[index + 1].kind
+
+    def _starts_line(self, tag: _Tag) -> bool:
+        line = self.text.rfind("\n", 0, tag.start) + 1
+        return tag.start - line < 200 and not self.text[line : tag.start].strip()
+
+    def _add_costs(self) -> None:
+        """Fill the tables of costs: the cheapest way to read on from before a tag, for each state."""
         count = len(self.tags)
-        self.outside = [_Outlook.WHOLE] * (count + 1)
-        self.in_block = [_Outlook.WHOLE] * (count + 1)
-        self.in_invoke = [truncated] * (count + 1)
-        self.in_value = [truncated] * (count + 1)
+        ends_closed = bool(self.tags) and self.tags[-1].kind in {_K.CLOSE_INVOKE, _K.CLOSE_BLOCK}
+        ends_closed = ends_closed and self._following[-1] is _K.END
+        unfinished = _C.SURELY_TRUNCATED if self.cut else _C.TRUNCATED if ends_closed else _C.LIKELY_TRUNCATED
+        self._outside = [0] * (count + 1)
+        self._in_block = [0] * (count + 1)
+        self._in_invoke = [unfinished] * (count + 1)
+        self._in_value = [unfinished] * (count + 1)
+        # Inside a value: in a parameter that stands there whole, in an invoke, in a parameter of such an invoke.
+        self._nested = {state: [unfinished] * (count + 1) for state in ("parameter", "invoke", "both")}
+        self._behind_element: dict[str, int] = {}
         for index in range(count - 1, -1, -1):
-            kind, following = self.tags[index].kind, index + 1
-            opened = {"function_calls": self.in_block, "invoke": self.in_invoke}.get(kind)
-            self.outside[index] = opened[following] if opened else _Outlook.LEFTOVER
-            ended = kind == "/function_calls"
-            self.in_block[index] = self.outside[following] if ended else self.outside[index]
-            self.in_invoke[index] = {
-                "parameter": self.in_value[following],
-                "/invoke": self.in_block[following] if self._may_end_invoke(index) else _Outlook.LEFTOVER,
-            }.get(kind, _Outlook.LEFTOVER)
-            swallowed = self.in_value[following]
-            may_close = self._may_end_value(index)
-            self.in_value[index] = max(swallowed, self.in_invoke[following]) if may_close else swallowed
+            self._add_nested_costs(index)
+            kind = self.tags[index].kind
+            if kind is _K.CLOSE_ELEMENT and self._following[index] in _BEGINS_PARAMETER | {_K.CLOSE_INVOKE}:
+                name = self.tags[index].name
+                behind = self._in_invoke[index + 1]
+                self._behind_element[name] = min(self._behind_element.get(name, behind), behind)
+            self._outside[index] = self._cost_outside(index, kind)
+            self._in_block[index] = self._cost_in_block(index, kind)
+            self._in_invoke[index] = self._cost_in_invoke(index, kind)
+            self._in_value[index] = min(cost for cost, _ in self._choices(index))
 
-    def _may_end_value(self, index: int) -> bool:
-        """Whether a tag is a `</parameter>` with a parameter or the end of the invoke right behind it."""
-        following = self._kind(index + 1)
-        return self._kind(index) == "/parameter" and self.adjacent[index] and following in {"parameter", "/invoke"}
+    def _add_nested_costs(self, index: int) -> None:
+        kind, following = self.tags[index].kind, index + 1
+        parameter, invoke, both = self._nested["parameter"], self._nested["invoke"], self._nested["both"]
+        closes = kind is _K.CLOSE_PARAMETER
+        parameter[index] = self._in_value[following] if closes else parameter[following]
+        both[index] = invoke[following] if closes else both[following]
+        invoke[index] = {
+            _K.OPEN_PARAMETER: both[following],
+            _K.CLOSE_INVOKE: self._in_value[following],
+        }.get(kind, invoke[following])
 
-    def _may_end_invoke(self, index: int) -> bool:
-        """Whether a tag is an `</invoke>` with another invoke, the end of the block or of the text right behind it."""
-        following = self._kind(index + 1)
-        return (
-            self._kind(index) == "/invoke" and self.adjacent[index] and following in {"invoke", "/function_calls", None}
-        )
+    def _cost_outside(self, index: int, kind: _Kind) -> int:
+        following = index + 1
+        rest = self._outside[following]
+        match kind:
+            case _K.OPEN_BLOCK:
+                return min(self._in_block[following], rest + _C.MENTION)
+            case _K.OPEN_INVOKE:
+                return min(self._enter_invoke(index), rest + _C.MENTION)
+            case _K.CLOSE_BLOCK:
+                return rest + _C.STRAY
+            case _K.CLOSE_INVOKE | _K.CLOSE_PARAMETER | _K.OPEN_PARAMETER:
+                return rest + _C.LEFTOVER
+            case _:
+                return rest
 
-    def _kind(self, index: int) -> str | None:
-        return self.tags[index].kind if index < len(self.tags) else None
+    def _cost_in_block(self, index: int, kind: _Kind) -> int:
+        match kind:
+            case _K.CLOSE_BLOCK:
+                return self._outside[index + 1]
+            case _K.OPEN_BLOCK:
+                return self._in_block[index + 1]
+            case _:
+                return self._outside[index]
+
+    def _enter_invoke(self, index: int) -> int:
+        text = _C.STRAY if self._following[index] is _K.TEXT else _C.FREE
+        return self._in_invoke[index + 1] + text
+
+    def _cost_in_invoke(self, index: int, kind: _Kind) -> int:
+        following = index + 1
+        match kind:
+            case _K.OPEN_PARAMETER:
+                return self._in_value[following]
+            case _K.OPEN_ELEMENT:
+                behind = self._behind_element.get(self.tags[index].name)
+                return self._in_invoke[following] + _C.STRAY if behind is None else behind + _C.FREE
+            case _K.GROUP:
+                return self._in_invoke[following]
+            case _K.CLOSE_INVOKE:
+                text = _C.TEXT_BEHIND_INVOKE if self._following[index] is _K.TEXT else _C.FREE
+                return self._in_block[following] + text
+            case _K.CLOSE_BLOCK | _K.OPEN_INVOKE | _K.OPEN_BLOCK:
+                return self._cost_in_block(index, kind) + _C.INVOKE_UNCLOSED
+            case _:
+                return self._in_invoke[following] + _C.STRAY
+
+    def _choices(self, index: int) -> list[tuple[int, str]]:
+        """What a tag in a value can be, each with the cost of reading on from there.
+
+        It can `close` the value and belong to it, end it because the closing tag is `missing`, begin a `parameter` or
+        an `invoke` that stands in the value whole, or be `kept` as text of the value.
+        """
+        following, behind = index + 1, self._following[index]
+        tag, kept = self.tags[index], self._in_value[index + 1]
+        match tag.kind:
+            case _K.CLOSE_PARAMETER:
+                return [(self._cost_behind_value(index), "close"), (kept + _C.PARTNERLESS_CLOSING, "kept")]
+            case _K.GROUP | _K.CLOSE_ELEMENT | _K.CLOSE_OTHER if behind in _BEGINS_PARAMETER | _ENDS_INVOKE:
+                return [(self._in_invoke[following] + _C.MISNAMED_CLOSING, "close"), (kept, "kept")]
+            case _K.OPEN_PARAMETER:
+                unclosed = _C.PARAMETER_UNCLOSED if self._starts_line(tag) else _C.PARAMETER_UNCLOSED_INLINE
+                known = tag.name in self._parameters
+                return [
+                    *([(self._cost_in_invoke(index, tag.kind) + unclosed, "missing")] if known else []),
+                    (self._nested["parameter"][following], "parameter"),
+                    (kept + _C.PARTNERLESS_OPENING, "kept"),
+                ]
+            case _K.CLOSE_INVOKE:
+                ends = behind in _ENDS_INVOKE or self._starts_line(tag)
+                missing = self._cost_in_invoke(index, tag.kind) + _C.PARAMETER_UNCLOSED_AT_END
+                return [*([(missing, "missing")] if ends else []), (kept + _C.PARTNERLESS_CLOSING, "kept")]
+            case _K.OPEN_INVOKE:
+                missing = self._cost_in_invoke(index, tag.kind) + _C.PARAMETER_UNCLOSED_AT_END + _C.INVOKE_UNCLOSED
+                return [
+                    *([(missing, "missing")] if self._starts_line(tag) else []),
+                    (self._nested["invoke"][following], "invoke"),
+                    (kept + _C.PARTNERLESS_CLOSING, "kept"),
+                ]
+            case _K.CLOSE_BLOCK if behind is _K.END:
+                missing = self._cost_in_invoke(index, tag.kind) + _C.PARAMETER_UNCLOSED_AT_END + _C.INVOKE_UNCLOSED
+                return [(missing, "missing"), (kept, "kept")]
+            case _:
+                return [(kept, "kept")]
+
+    def _cost_behind_value(self, index: int) -> int:
+        rest = self._in_invoke[index + 1]
+        match self._following[index]:
+            case _K.OPEN_PARAMETER if not self._is_known(self.tags[index + 1]):
+                return rest + _C.UNKNOWN_NEXT
+            case _K.TEXT:
+                return rest + (_C.TEXT_BEFORE_NEXT if self._begins_next(index + 1) else _C.TEXT_BEHIND_VALUE)
+            case _:
+                return rest
+
+    def _is_known(self, tag: _Tag) -> bool:
+        """Whether some tool has the parameter that a tag opens; one that the writer encoded is never text."""
+        return tag.name in self._parameters or tag.encoded
+
+    def _begins_next(self, index: int) -> bool:
+        """Whether a tag opens a parameter that some tool has, on a line of its own."""
+        tag = self.tags[index] if index < len(self.tags) else None
+        known = tag and tag.kind is _K.OPEN_PARAMETER and tag.name in self._parameters
+        return bool(tag and known and self._starts_line(tag))
+
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def openings(self) -> list[int]:
-        """The tags, by index, that may open a block: `<invoke>`, and `<function_calls>` before one or at the end."""
+        """The tags, by index, at which calls can begin."""
         return [index for index in range(len(self.tags)) if self._opens(index)]
 
     def _opens(self, index: int) -> bool:
-        if self._kind(index) == "function_calls":
-            return self.adjacent[index] and self._kind(index + 1) in {"invoke", None}
-        return self._kind(index) == "invoke"
+        kind, behind = self.tags[index].kind, self._following[index]
+        if kind is _K.OPEN_BLOCK:
+            return behind in {_K.OPEN_INVOKE, _K.OPEN_BLOCK, _K.END}
+        begins = behind in {_K.CLOSE_INVOKE, _K.CLOSE_BLOCK, _K.END, *_BEGINS_PARAMETER}
+        return kind is _K.OPEN_INVOKE and (begins or bool(self._object_behind(index)))
 
-    def is_whole(self, opening: int) -> bool:
-        """Whether the block that a tag opens can be read without a tag too many or too few to the end of the text."""
-        return self.outside[opening] == _Outlook.WHOLE
+    def _object_behind(self, index: int) -> dict[str, Any]:
+        """The arguments, where they stand behind the tag of an invoke as one JSON object."""
+        end = self.tags[index + 1].start if index + 1 < len(self.tags) else len(self.text)
+        text = self.text[self.tags[index].end : end].strip()
+        if not text.startswith("{") or not text.endswith("}"):
+            return {}
+        try:
+            value = loose_json.read_value(text).value
+        except loose_json.Unreadable:
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def read(self, opening: int) -> CallBlock:
-        """Read the block that a tag opens, until it ends, or the text."""
+        """Read calls from an opening tag on, for as long as one follows another."""
         start = self.tags[opening].start
         calls: list[Call] = []
-        index = opening + (self._kind(opening) == "function_calls")
-        while self._kind(index) == "invoke":
-            call, index = self._read_invoke(index)
-            if call is None:
-                return CallBlock(tuple(calls), start, len(self.text), truncated=True)
-            calls.append(call)
-        if self._kind(index) == "/function_calls":
-            return CallBlock(tuple(calls), start, self.tags[index].end, truncated=False)
-        end = self.tags[index - 1].end if calls else len(self.text)
-        return CallBlock(tuple(calls), start, end, truncated=not calls)
+        index = opening
+        end = self.tags[opening].end
+        while (kind := self._kind(index)) in {_K.OPEN_BLOCK, _K.CLOSE_BLOCK, _K.OPEN_INVOKE}:
+            if kind is _K.OPEN_INVOKE:
+                call, index = self._read_invoke(index)
+                if call is None:
+                    return CallBlock(tuple(calls), start, len(self.text), truncated=True)
+                calls.append(call)
+            else:
+                index += 1
+            end = self.tags[index - 1].end
+            if self._following[index - 1] is _K.TEXT:
+                break
+        truncated = not calls and not self.text[end:].strip() and self._kind(index - 1) is _K.OPEN_BLOCK
+        return CallBlock(tuple(calls), start, end, truncated)
+
+    def _kind(self, index: int) -> _Kind:
+        return self.tags[index].kind if index < len(self.tags) else _K.END
 
     def _read_invoke(self, index: int) -> tuple[Call | None, int]:
-        """Read the call whose tag is at `index`: the call, or None if it is cut, and the index behind it."""
+        """Read the call whose tag is at `index`: the call, or None if it is cut off, and the index behind it."""
         name = self.tags[index].name
-        known = json_schema.properties(self.tools[name].input_schema) if name in self.tools else {}
-        arguments: dict[str, Any] = {}
+        tool = self.tools.get(repair.resolve_tool(name, self.tools) or "")
+        known = json_schema.properties(tool.input_schema) if tool else {}
+        given = {key: value for key, value in self.tags[index].attributes if key in known}
+        arguments: dict[str, Any] = {**given, **self._object_behind(index)}
         index += 1
-        while self._kind(index) == "parameter":
-            opening = self.tags[index]
-            given = {*arguments, opening.name}
-            closing = self._find_value_end(index + 1, known, given)
-            if closing is None:
-                return None, len(self.tags)
-            raw = self.text[opening.end : self.tags[closing].start]
-            arguments[opening.name] = self._value(raw, opening, name)
-            index = closing + 1
-        return (Call(name, arguments), index + 1) if self._kind(index) == "/invoke" else (None, len(self.tags))
+        while (kind := self._kind(index)) not in {_K.CLOSE_INVOKE, _K.CLOSE_BLOCK, _K.OPEN_INVOKE, _K.OPEN_BLOCK}:
+            if kind is _K.END:
+                return None, index
+            if kind in {_K.OPEN_PARAMETER, _K.OPEN_ELEMENT}:
+                opening = self.tags[index]
+                end, index = self._find_value_end(index, tool, arguments)
+                if end is None:
+                    return None, index
+                value = dict(opening.attributes).get("value")
+                arguments[opening.name] = self._value(opening, end, tool) if value is None else value
+            else:
+                index += 1
+        return Call(name, arguments), index + (kind is _K.CLOSE_INVOKE)
 
-    def _find_value_end(self, index: int, known: Collection[str], given: Container[str]) -> int | None:
-        """The index of the tag that closes the value which begins before tag `index`.
+    def _find_value_end(self, index: int, tool: Tool | None, given: Container[str]) -> tuple[int | None, int]:
+        """Where the value of the parameter at `index` ends in the text, None if it is cut off, and the index behind."""
+        opening = self.tags[index]
+        if opening.kind is _K.OPEN_ELEMENT:
+            return self._find_element_end(index)
+        known = json_schema.properties(tool.input_schema) if tool else {}
+        index += 1
+        nested: _Kind | None = None  # what closes the call or parameter that stands in the value whole
+        while index < len(self.tags):
+            tag = self.tags[index]
+            if nested:
+                nested = None if tag.kind is nested else nested
+                index += 1
+                continue
+            choices = [
+                choice for choice in self._choices(index) if self._makes_sense(index, choice[1], opening, known, given)
+            ]
+            choice = min(choices, key=itemgetter(0))[1]  # of equal ones the first, which ends the value
+            if choice == "close":
+                return tag.start, index + 1
+            if choice == "missing":
+                return self._end_of_line_before(tag), index
+            nested = {"parameter": _K.CLOSE_PARAMETER, "invoke": _K.CLOSE_INVOKE}.get(choice)
+            index += 1
+        return None, len(self.tags)
 
-        Behind it the invoke ends, or a parameter begins that the tool knows and that has not been given yet.
-        """
-        best = self.in_value[index]
-        for closing in range(index, len(self.tags)):
-            if (
-                self._may_end_value(closing)
-                and self.in_invoke[closing + 1] == best
-                and (self._kind(closing + 1) == "/invoke" or self._is_next(closing + 1, known, given))
-            ):
-                return closing
-        return None
+    def _end_of_line_before(self, tag: _Tag) -> int:
+        """Where a value ends that nothing closes: before the line on which the next tag stands."""
+        line = self.text.rfind("\n", 0, tag.start)
+        return line if line >= 0 and not self.text[line : tag.start].strip() else tag.start
 
-    def _is_next(self, index: int, known: Collection[str], given: Container[str]) -> bool:
+    def _makes_sense(
+        self, index: int, choice: str, opening: _Tag, known: Collection[str], given: Container[str]
+    ) -> bool:
+        """Whether a choice fits this very tool, which the costs do not look at."""
+        tag = self.tags[index]
+        if choice == "missing" and tag.kind is _K.OPEN_PARAMETER:
+            return tag.name in known and tag.name not in given and tag.name != opening.name
+        if choice != "close":
+            return True
+        if tag.kind is _K.CLOSE_ELEMENT:
+            return tag.name.lower() == opening.name.lower()
+        following = self.tags[index + 1] if self._following[index] is _K.OPEN_PARAMETER else None
+        if not following or not known or following.name in known or following.encoded:
+            return True
+        # A parameter that the tool does not have: the model's mistake, or part of a text of several lines.
+        return "\n" not in self.text[opening.end : tag.start] and self._starts_line(following)
+
+    def _find_element_end(self, index: int) -> tuple[int | None, int]:
         name = self.tags[index].name
-        return name not in given and (not known or name in known)
+        for closing in range(index + 1, len(self.tags)):
+            tag = self.tags[closing]
+            behind = self._following[closing]
+            if tag.kind is _K.CLOSE_ELEMENT and tag.name == name and behind in _BEGINS_PARAMETER | _ENDS_INVOKE:
+                return tag.start, closing + 1
+        return None, len(self.tags)
 
-    def _value(self, raw: str, tag: _Tag, tool: str) -> Any:
-        schema, root = _schema_of(tool, tag.name, self.tools)
-        if tag.encoded:
+    def _value(self, opening: _Tag, end: int, tool: Tool | None) -> Any:
+        raw = self.text[opening.end : end]
+        if opening.encoded:
             return _parse_json(raw, json_schema.ALL_TYPES, otherwise=raw)
-        return _read_value(_unframe(raw), schema, root)
+        root = tool.input_schema if tool else True
+        known = json_schema.properties(root)
+        schema = known.get(repair.resolve_parameter(opening.name, known), True)
+        line = self.text.rfind("\n", 0, opening.start) + 1
+        return _read_value(_unframe(raw, self.text[line : opening.start]), schema, root)
 
 
-def _unframe(raw: str) -> str:
-    """Drop the newline behind the opening tag and the one before the closing tag of a value on lines of its own."""
-    return raw[1:].removesuffix("\n") if raw.startswith("\n") else raw
+_WRAPPED = re.compile(r"\s*(?:<value>(.*)</value>|<!\[CDATA\[(.*)\]\]>)\s*", re.DOTALL)
+
+
+def _unframe(raw: str, indent: str) -> str:
+    """The value between two tags: without the newlines that only put it on lines of its own.
+
+    Args:
+        raw: what stands between the tags.
+        indent: what stands before the opening tag on its line; a closing tag may be indented likewise.
+    """
+    wrapped = _WRAPPED.fullmatch(raw)
+    if wrapped and raw.count("<value>") <= 1:
+        raw = wrapped[1] if wrapped[2] is None else wrapped[2]
+    newline = "\r\n" if raw.startswith("\r\n") else "\n"
+    if not raw.startswith(newline):
+        return raw
+    body = raw[len(newline) :]
+    if indent and not indent.strip() and body.endswith(newline + indent):
+        return body.removesuffix(newline + indent)
+    return body.removesuffix(newline)
 
 
 def _read_value(text: str, schema: Schema, root: Schema) -> Any:
@@ -353,7 +703,7 @@ def _read_value(text: str, schema: Schema, root: Schema) -> Any:
 
 def _parse_json(text: str, allowed: frozenset[str], *, otherwise: str) -> Any:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = loose_json.loads(text)
+    except ValueError:
         return otherwise
     return value if json_schema.type_of(value) in allowed else otherwise

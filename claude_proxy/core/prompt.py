@@ -26,6 +26,7 @@ from claude_proxy.core.content import (
     ToolResult,
     ToolUse,
 )
+from claude_proxy.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ _CHANNEL_NOTE_WITHOUT_ENTITIES = """\
 Never begin a reply with { or with a ```json fence; put a few words before it."""
 
 _OPENING = "(The beginning of this conversation is not shown.)"
+_CLOSING = "(Go on.)"
 
 
 def render(request: Request, *, armoured: bool) -> Prompt:
@@ -79,8 +81,18 @@ def render(request: Request, *, armoured: bool) -> Prompt:
     Args:
         request: the request.
         armoured: whether the module decodes entities, so that texts must carry the armour of `core.entities`.
+
+    Raises:
+        InvalidRequest: a tool's schema or a call's input is nested too deeply.
     """
     protect = entities.armour if armoured else _unchanged
+    try:
+        return _render(request, protect, armoured=armoured)
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply.") from None
+
+
+def _render(request: Request, protect: Callable[[str], str], *, armoured: bool) -> Prompt:
     turns = [Turn(turn.role, protect(turn.content)) for turn in _turns(request)]
     return Prompt(_system(request, protect, armoured=armoured), tuple(turns))
 
@@ -93,12 +105,17 @@ def _unchanged(text: str) -> str:
 
 
 def _system(request: Request, protect: Callable[[str], str], *, armoured: bool) -> str:
-    parts = [protect(text) for text in request.system if text.strip() and not text.startswith(_BILLING_HEADER)]
+    texts = [_without_billing_header(text) for text in request.system]
+    parts = [protect(text) for text in texts if text.strip()]
     parts.append(_CHANNEL_NOTE if armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES)
     if request.callable_tools:
         shown = [tool for tool in request.callable_tools if not tool.defer_loading]
         parts.append(protect(notation.describe_tools(shown)))
     return "\n\n".join(parts)
+
+
+def _without_billing_header(text: str) -> str:
+    return text.partition("\n")[2] if text.startswith(_BILLING_HEADER) else text
 
 
 # --- the conversation -------------------------------------------------------------------------------------------------
@@ -116,6 +133,8 @@ def _turns(request: Request) -> list[Turn]:
         turns.insert(0, Turn("user", _OPENING))
     if request.tools:
         _append(turns, Turn("user", notation.remind(request.tool_choice)))
+    elif turns[-1].role == "assistant":
+        turns.append(Turn("user", _CLOSING))
     return turns
 
 
@@ -153,7 +172,7 @@ class _Renderer:
                 calls = [self._call(block) for block in run if isinstance(block, ToolUse)]
                 parts.append(notation.write_calls(calls, self.tools))
             else:
-                parts += [block.text for block in run if isinstance(block, Text)]
+                parts += [text for block in run if (text := self._plain(block))]
         return "\n".join(parts).rstrip()  # Anthropic's models refuse an assistant turn that ends in white space
 
     def _call(self, block: ToolUse) -> notation.Call:

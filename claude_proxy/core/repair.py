@@ -1,37 +1,95 @@
-"""Values brought to the types of their schema.
+"""What a model wrote for a call, brought to what the tool takes: names, types, and habits that are never meant.
 
-Models write `"5"` for 5 and `5` for `"5"`. A value is changed only where the schema does not allow it as it stands
-and exactly one reading of it is allowed; everything else is left alone, for the client to judge.
+A name is changed only where exactly one offered name fits, a value only where the schema does not allow it as it
+stands or where no tool could have wanted it so. Everything else is left for the client to judge: Claude Code answers
+a wrong argument with a precise error, and the model corrects itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from claude_proxy.core import loose_json
 from claude_proxy.core import schema as json_schema
+from claude_proxy.core.content import Tool
 from claude_proxy.core.schema import Schema
 
-_WORDS: Mapping[str, Any] = {"true": True, "yes": True, "false": False, "no": False, "null": None, "none": None}
+# --- names ------------------------------------------------------------------------------------------------------------
+
+_CALL_NUMBER = re.compile(r":\d+$")
+_NAMESPACE = re.compile(r"^.*[.:/]")
 
 
-def fit_arguments(arguments: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """Bring the arguments of a call to the types of the tool's input schema.
+def resolve_tool(name: str, tools: Collection[str]) -> str | None:
+    """The offered tool that a model meant: by its exact name, else by case, else without a namespace, only if unique.
+
+    `functions.Bash`, `default_api.Bash` and `Bash:0` are Bash; `github.create_issue` is `mcp__github__create_issue`.
+    """
+    name = name.strip()
+    if name in tools:
+        return name
+    bare = _CALL_NUMBER.sub("", name)
+    joined = re.sub(r"[.:/]", "__", bare)
+    for candidate in (name, bare, joined, f"mcp__{joined}", _NAMESPACE.sub("", bare)):
+        found = [tool for tool in tools if tool.lower() == candidate.lower()]
+        if candidate and len(found) == 1:
+            return found[0]
+    return None
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without case and separators: `filePath`, `file-path` and `file_path` are one."""
+    return re.sub(r"[_\s.-]", "", name).lower()
+
+
+def resolve_parameter(name: str, known: Collection[str]) -> str:
+    """The parameter that a model meant: exactly, else by case, else by separators, only if unique; else the name."""
+    if name in known:
+        return name
+    for same in (str.lower, _plain):
+        found = [parameter for parameter in known if same(parameter) == same(name)]
+        if len(found) == 1:
+            return found[0]
+    return name
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = True) -> dict[str, Any]:
+    """Bring the arguments of a call to the names and types of the tool's input schema.
 
     An optional argument that came as null, or as "" where no string is allowed, is left out: that is how models say
     "not given".
+
+    Args:
+        arguments: as the model wrote them.
+        tool: the tool that is called.
+        decoded: whether the module has decoded HTML entities; if not, a value that is escaped throughout is unescaped.
     """
+    schema = tool.input_schema
     known = json_schema.properties(schema)
     required = json_schema.required(schema)
-    fitted = {}
+    fitted: dict[str, Any] = {}
     for name, value in arguments.items():
-        allowed = json_schema.types(known.get(name, True), schema)
-        says_nothing = (value is None and "null" not in allowed) or (value == "" and "string" not in allowed)
-        if says_nothing and name not in required:
-            continue
-        fitted[name] = fit(value, known.get(name, True), schema)
-    return fitted
+        meant = resolve_parameter(name, known)
+        meant = name if meant in arguments else meant
+        allowed = json_schema.types(known.get(meant, True), schema)
+        if meant in required or not _says_nothing(value, allowed):
+            fitted[meant] = fit(value, known.get(meant, True), schema)
+    if not decoded:
+        fitted = _unescaped(fitted)
+    return _without_line_numbers(_without_fences(fitted))
+
+
+def _says_nothing(value: Any, allowed: frozenset[str]) -> bool:
+    if value is None:
+        return "null" not in allowed
+    nothing = isinstance(value, str) and value.strip().lower() in {"", "null", "none", "undefined"}
+    return nothing and not allowed & {"string", "null"}
 
 
 def fit(value: Any, schema: Schema, root: Schema) -> Any:
@@ -39,15 +97,16 @@ def fit(value: Any, schema: Schema, root: Schema) -> Any:
     allowed = json_schema.types(schema, root)
     if json_schema.type_of(value) not in allowed:
         value = _convert(value, allowed)
-    resolved = json_schema.resolve(schema, root)
-    if not isinstance(resolved, Mapping):
-        return value
     if isinstance(value, dict):
-        known = json_schema.properties(resolved)
+        known = json_schema.properties(schema, root)
         return {key: fit(item, known.get(key, True), root) for key, item in value.items()}
     if isinstance(value, list):
-        return [fit(item, resolved.get("items", True), root) for item in value]
+        of_items = json_schema.items(schema, root)
+        return [fit(item, of_items, root) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() and "number" not in allowed else value
+
+
+_WORDS: Mapping[str, Any] = {"true": True, "yes": True, "false": False, "no": False, "null": None, "none": None}
 
 
 def _convert(value: Any, allowed: frozenset[str]) -> Any:
@@ -55,18 +114,85 @@ def _convert(value: Any, allowed: frozenset[str]) -> Any:
     if isinstance(value, str):
         return _from_string(value, allowed)
     if allowed == {"string"} and isinstance(value, bool | int | float | dict | list):
-        return value if isinstance(value, dict | list) and not value else json.dumps(value, ensure_ascii=False)
+        return _as_text(value)
+    if value == [] and "object" in allowed:
+        return {}  # PHP writes an empty object so
     if allowed == {"array"} and value is not None:
         return [value]
     return value
 
 
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _from_string(text: str, allowed: frozenset[str]) -> Any:
+    text = _without_fence(text)
     word = text.strip().lower()
     if word in _WORDS and json_schema.type_of(_WORDS[word]) in allowed:
         return _WORDS[word]
     try:
-        value = json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return [text] if allowed == {"array"} else text
-    return value if json_schema.type_of(value) in allowed else text
+        read = loose_json.read_value(text)
+    except loose_json.Unreadable:
+        read = loose_json.Value(None, 0, complete=False)
+    whole = read.complete and not text[read.end :].strip()
+    if whole and json_schema.type_of(read.value) in allowed:
+        return read.value
+    if whole and isinstance(read.value, str) and read.value != text:
+        return _from_string(read.value, allowed)  # in quotes that should not be there
+    return [text] if allowed == {"array"} else text
+
+
+# --- habits -----------------------------------------------------------------------------------------------------------
+
+_FENCED = re.compile(r"\s*(`{3,}|~{3,})[^\n`]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL)
+_NUMBERED = re.compile(r"[ \t]*(\d+)(?:\t|→)(.*)")
+_MARKDOWN = re.compile(r"\.(?:md|mdx|markdown|rst|qmd|rmd)$", re.IGNORECASE)
+
+
+_MARKUP = re.compile(r"\.(?:html?|xml|svg|xhtml|vue|md|mdx)$", re.IGNORECASE)
+_ESCAPED = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&amp;": "&"}
+_ESCAPED_PATTERN = re.compile("|".join(_ESCAPED))
+
+
+def _unescaped(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Undo the HTML escapes of values that are escaped throughout, unless a file of markup wants them."""
+    if any(isinstance(value, str) and _MARKUP.search(value.strip()) for value in arguments.values()):
+        return arguments
+    return {name: _unescape(value) if isinstance(value, str) else value for name, value in arguments.items()}
+
+
+def _unescape(text: str) -> str:
+    throughout = not re.search(r"[<>&]", _ESCAPED_PATTERN.sub("", text))
+    return _ESCAPED_PATTERN.sub(lambda match: _ESCAPED[match[0]], text) if throughout else text
+
+
+def _without_fences(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take a value out of the code fence that is wrapped around all of it, unless a Markdown file wants it."""
+    if any(isinstance(value, str) and _MARKDOWN.search(value.strip()) for value in arguments.values()):
+        return arguments
+    return {name: _without_fence(value) if isinstance(value, str) else value for name, value in arguments.items()}
+
+
+def _without_fence(text: str) -> str:
+    if "\n" not in text or not text.lstrip().startswith(("```", "~~~")):
+        return text
+    fenced = _FENCED.fullmatch(text)
+    return fenced[2] if fenced and fenced[1] not in fenced[2] else text
+
+
+def _without_line_numbers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Drop the line numbers that a file reader puts before each line and a model copies into an edit's texts."""
+    edited = [name for name in arguments if re.match(r"(?:old|new)_?(?:str|string|text)", name, re.IGNORECASE)]
+    if not any(name.lower().startswith("old") for name in edited):
+        return arguments
+    return {name: _unnumbered(value) if name in edited else value for name, value in arguments.items()}
+
+
+def _unnumbered(text: Any) -> Any:
+    if not isinstance(text, str) or not text.strip():
+        return text
+    lines = [_NUMBERED.fullmatch(line) for line in text.split("\n")]
+    numbers = [int(line[1]) for line in lines if line]
+    consecutive = numbers == list(range(numbers[0], numbers[0] + len(lines))) if numbers else False
+    return "\n".join(line[2] for line in lines if line) if consecutive else text

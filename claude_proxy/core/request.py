@@ -51,13 +51,14 @@ def parse_request(body: bytes, *, count_only: bool = False) -> Request:
         InvalidRequest: the body is not JSON, or a field breaks the API's rules.
     """
     data = _load(body)
+    tools = _tools(data)
     return Request(
         model=_require(data, "model", _nonempty_string),
         messages=_messages(data),
         max_tokens=None if count_only else _require(data, "max_tokens", _count),
         system=tuple(_get(data, "system", _system, ())),
-        tools=_tools(data),
-        tool_choice=_get(data, "tool_choice", _tool_choice, ToolChoice()),
+        tools=tools,
+        tool_choice=_checked(_get(data, "tool_choice", _tool_choice, ToolChoice()), tools),
         thinking=_get(data, "thinking", _thinking, default=False),
         stream=_get(data, "stream", _boolean, default=False),
         temperature=_get(data, "temperature", _number, None),
@@ -67,7 +68,7 @@ def parse_request(body: bytes, *, count_only: bool = False) -> Request:
 
 def _load(body: bytes) -> Json:
     try:
-        data = json.loads(body, parse_constant=_refuse_constant)
+        data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if _LONE_SURROGATE_ESCAPE.search(body):
             json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
@@ -158,7 +159,7 @@ def _list(value: Any, path: str) -> list[Any]:
 
 def _one_of(value: Any, path: str, words: tuple[str, ...]) -> str:
     if value not in words:
-        listed = ", ".join(f"'{word}'" for word in words[:-1]) + f" or '{words[-1]}'"
+        listed = ", ".join(f"'{word}'" for word in words[:-1]) + " or " * (len(words) > 1) + f"'{words[-1]}'"
         raise InvalidRequest(f"Input should be {listed}", path)
     return cast("str", value)
 
@@ -172,7 +173,7 @@ def _system(value: Any, path: str) -> list[str]:
     texts = []
     for index, block in enumerate(_list(value, path)):
         here = f"{path}.{index}"
-        _one_of(_require(_object(block, here), "type", _string, f"{here}."), f"{here}.type", ("text", "text"))
+        _one_of(_require(_object(block, here), "type", _string, f"{here}."), f"{here}.type", ("text",))
         texts.append(_require(block, "text", _string, f"{here}."))
     return texts
 
@@ -328,6 +329,15 @@ def _tool_name(value: Any, path: str) -> str:
     if not re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", _string(value, path)):
         raise InvalidRequest("String should match pattern '^[a-zA-Z0-9_-]{1,128}$'", path)
     return cast("str", value)
+
+
+def _checked(choice: ToolChoice, tools: tuple[Tool, ...]) -> ToolChoice:
+    """A choice that the tools allow."""
+    if choice.type in {"any", "tool"} and not tools:
+        raise InvalidRequest("tools must be given to force a call", "tool_choice")
+    if choice.name is not None and choice.name not in {tool.name for tool in tools}:
+        raise InvalidRequest(f"Tool '{choice.name}' not found in provided tools", "tool_choice")
+    return choice
 
 
 def _tool_choice(value: Any, path: str) -> ToolChoice:

@@ -1,17 +1,18 @@
 """What a JSON Schema says about the type of a value: as much of draft 2020-12 as tool schemas use.
 
-Schemas come from clients, so nothing here raises: what cannot be understood allows everything.
+Schemas come from clients, so nothing here raises, and no schema costs more than a bounded number of steps: what cannot
+be understood allows everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 Schema: TypeAlias = Any  # an object, or true or false
 
 ALL_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
-_REF_DEPTH = 16
+_MAX_PARTS = 200  # how many parts of a schema are looked at for one question
 
 
 def type_of(value: Any) -> str:
@@ -33,6 +34,18 @@ def type_of(value: Any) -> str:
             return "object"
 
 
+class _Budget:
+    """Bounds the steps of one question: schemas may refer to themselves."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_PARTS
+
+    def spend(self) -> bool:
+        """Whether there is a step left, which is then taken."""
+        self._left -= 1
+        return self._left >= 0
+
+
 def types(schema: Schema, root: Schema) -> frozenset[str]:
     """The JSON types a schema allows; where numbers are allowed, integers are too.
 
@@ -40,15 +53,15 @@ def types(schema: Schema, root: Schema) -> frozenset[str]:
         schema: the schema of the value.
         root: the document that `$ref`s point into.
     """
-    return _types(schema, root, _REF_DEPTH)
+    return _types(schema, root, _Budget())
 
 
-def _types(schema: Schema, root: Schema, depth: int) -> frozenset[str]:
-    if not isinstance(schema, Mapping) or depth == 0:
+def _types(schema: Schema, root: Schema, budget: _Budget) -> frozenset[str]:
+    if not isinstance(schema, Mapping) or not budget.spend():
         return ALL_TYPES
-    if "$ref" in schema:
-        return _types(_target(schema["$ref"], root), root, depth - 1)
     allowed = ALL_TYPES
+    if "$ref" in schema:
+        allowed &= _types(_target(schema["$ref"], root), root, budget)
     if declared := schema.get("type"):
         allowed &= _declared(declared)
     if "const" in schema:
@@ -57,14 +70,15 @@ def _types(schema: Schema, root: Schema, depth: int) -> frozenset[str]:
         allowed &= {type_of(value) for value in values}
     for keyword in ("anyOf", "oneOf"):
         if branches := _branches(schema, keyword):
-            allowed &= frozenset[str]().union(*(_types(branch, root, depth - 1) for branch in branches))
+            allowed &= frozenset[str]().union(*(_types(branch, root, budget) for branch in branches))
     for branch in _branches(schema, "allOf"):
-        allowed &= _types(branch, root, depth - 1)
+        allowed &= _types(branch, root, budget)
     return allowed or ALL_TYPES
 
 
 def _declared(declared: Any) -> frozenset[str]:
-    names = frozenset([declared] if isinstance(declared, str) else declared if isinstance(declared, list) else [])
+    listed = declared if isinstance(declared, list) else [declared]
+    names = frozenset(name for name in listed if isinstance(name, str))
     if "number" in names:
         names |= {"integer"}
     return names & ALL_TYPES or ALL_TYPES
@@ -77,10 +91,10 @@ def _branches(schema: Mapping[str, Any], keyword: str) -> list[Schema]:
 
 def _target(pointer: Any, root: Schema) -> Schema:
     """The schema that a local `$ref` such as `#/$defs/Item` points to; one that allows everything if there is none."""
-    node = root
-    if not isinstance(pointer, str) or not pointer.startswith("#"):
+    if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
         return True
-    for step in pointer[1:].split("/")[1:]:
+    node = root
+    for step in pointer.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
         if not isinstance(node, Mapping) or key not in node:
             return True
@@ -88,15 +102,28 @@ def _target(pointer: Any, root: Schema) -> Schema:
     return node
 
 
-def properties(schema: Schema) -> dict[str, Schema]:
-    """The named properties of an object schema, those of its `$ref`, `allOf`, `anyOf` and `oneOf` parts included."""
-    found: dict[str, Schema] = {}
-    for part in _parts(schema, schema, _REF_DEPTH):
+def properties(schema: Schema, root: Schema | None = None) -> dict[str, Schema]:
+    """The named properties of an object schema, those of its `$ref`, `allOf`, `anyOf` and `oneOf` parts included.
+
+    One that stands in several parts may be as any of them says.
+
+    Args:
+        schema: the schema of the object.
+        root: the document that `$ref`s point into; the schema itself if it is left out.
+    """
+    found: dict[str, list[Schema]] = {}
+    for part in _parts(schema, schema if root is None else root, _Budget()):
         declared = part.get("properties")
         if isinstance(declared, Mapping):
             for name, value in declared.items():
-                found.setdefault(name, value)
-    return found
+                found.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else {"anyOf": values} for name, values in found.items()}
+
+
+def items(schema: Schema, root: Schema) -> Schema:
+    """The schema of an array's items."""
+    found = [part["items"] for part in _parts(schema, root, _Budget()) if "items" in part]
+    return found[0] if len(found) == 1 else {"anyOf": found} if found else True
 
 
 def required(schema: Schema) -> frozenset[str]:
@@ -105,21 +132,15 @@ def required(schema: Schema) -> frozenset[str]:
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
-def _parts(schema: Schema, root: Schema, depth: int) -> Iterable[Mapping[str, Any]]:
-    if not isinstance(schema, Mapping) or depth == 0:
+def _parts(schema: Schema, root: Schema, budget: _Budget) -> Iterator[Mapping[str, Any]]:
+    """A schema and the parts it is made of."""
+    if not isinstance(schema, Mapping) or not budget.spend():
         return
     yield schema
     if "$ref" in schema:
-        yield from _parts(_target(schema["$ref"], root), root, depth - 1)
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        for branch in _branches(schema, keyword):
-            yield from _parts(branch, root, depth - 1)
-
-
-def resolve(schema: Schema, root: Schema) -> Schema:
-    """The schema itself, or what its `$ref` points to."""
-    for _ in range(_REF_DEPTH):
-        if not isinstance(schema, Mapping) or "$ref" not in schema:
-            break
-        schema = _target(schema["$ref"], root)
-    return schema
+        yield from _parts(_target(schema["$ref"], root), root, budget)
+    branches: Iterable[Schema] = (
+        branch for keyword in ("allOf", "anyOf", "oneOf") for branch in _branches(schema, keyword)
+    )
+    for branch in branches:
+        yield from _parts(branch, root, budget)

@@ -194,17 +194,27 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 
 def _redirect(status: int, headers: Mapping[str, str], url: str) -> ProxyError:
-    location = headers.get("location", "")
-    target = urlunsplit((*urlsplit(urljoin(url, location))[:3], "", "")) if location.isprintable() else ""
+    target = _bare_address(url, headers.get("location", ""))
     remedy = (
         f"Set REDCAP_API_URL={target} if that is your REDCap's API; if it is a login page, the API is behind single "
         "sign-on and must be reached at another address."
-        if location and target
+        if target
         else "Set REDCAP_API_URL to the address that REDCap shows under API."
     )
     return UpstreamMisconfigured(
         f"REDCap answered {status}, a redirect. It was not followed, because the token would travel with it. {remedy}"
     )
+
+
+def _bare_address(url: str, location: str) -> str:
+    """Where a redirect leads, without query and credentials; "" where that cannot be told."""
+    try:
+        target = urlsplit(urljoin(url, location))
+        host = target.netloc.rpartition("@")[2]
+    except ValueError:
+        return ""
+    address = urlunsplit((target.scheme, host, target.path, "", ""))
+    return address if location and address.isascii() and address.isprintable() and len(address) < 300 else ""
 
 
 def _not_json(status: int, came: str, url: str) -> ProxyError:

@@ -16,7 +16,7 @@ from claude_proxy.core.request import parse_request
 from claude_proxy.core.response import error_json, message_json, to_bytes
 from claude_proxy.errors import AuthenticationFailed, ClientGone, MethodNotAllowed, NotFound, ProxyError
 from claude_proxy.settings import Settings
-from claude_proxy.shell.exchange import Call, Exchange, new_id
+from claude_proxy.shell.exchange import Call, Exchange, Outcome, new_id
 from claude_proxy.shell.journal import Journal, Record
 from claude_proxy.shell.server import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream import Waiter
@@ -190,9 +190,9 @@ class App:
             self._stream(visit, call, token)
         else:
             waiter = Waiter(limit=self._settings.upstream_timeout, client=visit.request.connection)
-            message = self._exchange.ask(call, token, new_id("msg"), waiter)
-            _note(visit.record, message)
-            visit.respond_json(message_json(message))
+            outcome = self._exchange.ask(call, token, new_id("msg"), waiter)
+            _note(visit.record, outcome)
+            visit.respond_json(message_json(outcome.message))
 
     def _stream(self, visit: Visit, call: Call, token: str) -> None:
         message_id = new_id("msg")
@@ -209,9 +209,9 @@ class App:
             return stream.due
 
         waiter = Waiter(limit=self._settings.upstream_timeout, client=visit.request.connection, tick=tick)
-        message = self._exchange.ask(call, token, message_id, waiter)
-        _note(visit.record, message)
-        for event in stream.finish(message):
+        outcome = self._exchange.ask(call, token, message_id, waiter)
+        _note(visit.record, outcome)
+        for event in stream.finish(outcome.message):
             visit.send(event)
         visit.response.end_stream()
 
@@ -237,10 +237,14 @@ class App:
         return models.model_json(name, models.choose_alias(name, self._settings.model_map).alias)
 
 
-def _note(record: Record, message: Any) -> None:
+def _note(record: Record, outcome: Outcome) -> None:
+    message = outcome.message
     record.input_tokens = message.usage.input_tokens
     record.output_tokens = message.usage.output_tokens
     record.calls = sum(isinstance(block, ToolUse) for block in message.content)
+    record.repairs = outcome.repairs or None
+    record.continuations = outcome.continuations or None
+    record.slips = outcome.slips or None
     record.stop_reason = message.stop_reason
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from claude_proxy.core import models, prompt, reply, securechat, tokens
-from claude_proxy.core.content import Message, Request, Usage
+from claude_proxy.core import followup, models, prompt, reply, securechat, slips, tokens
+from claude_proxy.core.content import ContentBlock, Message, Request, Thinking, ToolUse, Usage
 from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
+from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings import Settings
 from claude_proxy.shell.upstream import Upstream, Waiter
+
+_MAX_CONTINUATIONS = 16
 
 
 def new_id(prefix: str) -> str:
@@ -37,22 +41,39 @@ class Call:
     input_tokens: int
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A finished message, and what it took.
+
+    Attributes:
+        message: for the client.
+        repairs: how often a call that could not be read was asked for again.
+        continuations: how often a reply that was cut off was continued.
+        slips: in how many calls entities had lost their armour.
+    """
+
+    message: Message
+    repairs: int = 0
+    continuations: int = 0
+    slips: int = 0
+
+
 class Exchange:
     """Asks SecureChatAI, and remembers which aliases have ever answered."""
 
     def __init__(self, settings: Settings, upstream: Upstream) -> None:
-        self._settings = settings
+        self.settings = settings
         self._upstream = upstream
         self._answered: set[str] = set()
 
     def prepare(self, request: Request) -> Call:
         """Decide who is asked, and what; nothing is sent."""
-        choice = models.choose_alias(request.model, self._settings.model_map)
-        rendered = prompt.render(request, armoured=self._settings.redcap_decodes_entities)
+        choice = models.choose_alias(request.model, self.settings.model_map)
+        rendered = prompt.render(request, armoured=self.settings.redcap_decodes_entities)
         return Call(request, choice, rendered, tokens.estimate(rendered.texts))
 
-    def ask(self, call: Call, token: str, message_id: str, waiter: Waiter) -> Message:
-        """Ask the model and read its reply.
+    def ask(self, call: Call, token: str, message_id: str, waiter: Waiter) -> Outcome:
+        """Ask the model and read its reply; ask again where it cannot be read or was cut off.
 
         Raises:
             PromptTooLong: the prompt exceeds the alias's window; nothing was sent.
@@ -62,28 +83,44 @@ class Exchange:
         alias = call.choice.alias
         if call.input_tokens > alias.window:
             raise PromptTooLong(call.input_tokens, alias.window)
-        max_tokens = min(call.request.max_tokens or alias.max_output, alias.max_output)
-        answer = self._post(call, token, max_tokens, waiter)
+        asking = _Asking(self, call, token, waiter)
+        read = asking.read(asking.ask(call.prompt))
+        read = asking.repair(asking.continue_(read))
+        content, slips = self._mend_slips(call, read.content)
+        message = Message(message_id, call.request.model, content, read.stop_reason, asking.usage)
+        return Outcome(message, asking.repairs, asking.continuations, slips)
+
+    def _mend_slips(self, call: Call, content: Iterable[ContentBlock]) -> tuple[tuple[ContentBlock, ...], int]:
+        """The content as the client may have it, and in how many calls entities had lost their armour."""
+        blocks: list[ContentBlock] = []
+        slips_mended = 0
+        for block in content:
+            if isinstance(block, Thinking) and not call.request.thinking:
+                continue
+            if isinstance(block, ToolUse) and self.settings.redcap_decodes_entities:
+                mended = slips.mend(block.input, lambda: slips.shown_texts(call.request.messages))
+                slips_mended += mended is not None
+                blocks.append(replace(block, input=mended or block.input))
+            else:
+                blocks.append(block)
+        return tuple(blocks), slips_mended
+
+    def post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
+        """Ask once.
+
+        Raises:
+            ProxyError: REDCap or the model failed.
+        """
+        answer = self._post(call, prompt, token, max_tokens, waiter)
         if answer.is_apology:
             raise self._explain_apology(call.choice)
-        self._answered.add(alias.name)
-        read = reply.read_reply(
-            answer.text,
-            {tool.name: tool for tool in call.request.callable_tools},
-            lambda: new_id("toolu"),
-            cut=securechat.reached_limit(alias, max_tokens, answer.output_tokens),
-            single_call=call.request.tool_choice.disable_parallel_tool_use,
-        )
-        usage = Usage(
-            answer.input_tokens or call.input_tokens,
-            answer.output_tokens or tokens.estimate([answer.text]),
-        )
-        return Message(message_id, call.request.model, read.content, read.stop_reason, usage)
+        self._answered.add(call.choice.alias.name)
+        return answer
 
-    def _post(self, call: Call, token: str, max_tokens: int, waiter: Waiter) -> Answer:
-        settings = self._settings
+    def _post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
+        settings = self.settings
         fields = securechat.form_fields(
-            call.prompt,
+            prompt,
             token=token,
             prefix=settings.redcap_module_prefix,
             alias=call.choice.alias,
@@ -116,3 +153,81 @@ class Exchange:
             "that is not configured: check the name with your REDCap administrator, map it with MODEL_MAP, or choose "
             "another model."
         )
+
+
+class _Asking:
+    """The asks that one request takes: the first, at most one repair, a bounded number of continuations."""
+
+    def __init__(self, exchange: Exchange, call: Call, token: str, waiter: Waiter) -> None:
+        self._exchange = exchange
+        self._call = call
+        self._token = token
+        self._waiter = waiter
+        self._alias = call.choice.alias
+        self._wanted = call.request.max_tokens or self._alias.max_output
+        self._max_tokens = min(self._wanted, self._alias.max_output)
+        self._armoured = exchange.settings.redcap_decodes_entities
+        self._tools = {tool.name: tool for tool in call.request.callable_tools}
+        self._text = ""
+        self._cut = False
+        self.usage = Usage(0, 0)
+        self.repairs = 0
+        self.continuations = 0
+
+    def ask(self, prompt: Prompt) -> str:
+        """Ask once, and count what it costs."""
+        self._waiter.renew(self._exchange.settings.upstream_timeout)
+        answer = self._exchange.post(self._call, prompt, self._token, self._max_tokens, self._waiter)
+        self._cut = securechat.reached_limit(self._alias, self._max_tokens, answer.output_tokens)
+        self.usage = Usage(
+            self.usage.input_tokens + (answer.input_tokens or tokens.estimate(prompt.texts)),
+            self.usage.output_tokens + (answer.output_tokens or tokens.estimate([answer.text])),
+        )
+        return answer.text
+
+    def read(self, text: str) -> Reply:
+        """Read a reply."""
+        self._text = text
+        choice = self._call.request.tool_choice
+        read = reply.read_reply(
+            text,
+            self._tools,
+            lambda: new_id("toolu"),
+            cut=self._cut,
+            single_call=choice.disable_parallel_tool_use,
+            decoded=self._armoured,
+        )
+        demanded = choice.type in {"any", "tool"} and self._tools and not read.calls and not read.truncated
+        return replace(read, defect="a tool must be called now") if demanded and not read.defect else read
+
+    def continue_(self, read: Reply) -> Reply:
+        """Continue a reply that was cut off, until it is whole or the client's limit is reached."""
+        while (
+            read.truncated
+            and self.usage.output_tokens < self._wanted
+            and self.continuations < _MAX_CONTINUATIONS
+            and self._text
+        ):
+            seam = followup.cut_back(self._text)
+            try:
+                more = self.ask(followup.ask_on(self._call.prompt, seam, armoured=self._armoured))
+            except ProxyError:
+                break  # what is whole is worth more than an error
+            joined = followup.join(seam, more)
+            if joined is None or len(joined) <= len(self._text):
+                break
+            self.continuations += 1
+            read = self.read(joined)
+        return read
+
+    def repair(self, read: Reply) -> Reply:
+        """Ask once more for a call that could not be read; the first reply stands if that does not help."""
+        if not read.defect:
+            return read
+        try:
+            text = self.ask(followup.ask_again(self._call.prompt, self._text, read.defect, armoured=self._armoured))
+        except ProxyError:
+            return read
+        self.repairs += 1
+        again = self.read(text)
+        return again if again.calls else read

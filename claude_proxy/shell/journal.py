@@ -31,6 +31,9 @@ class Record:
         input_tokens: as reported to the client.
         output_tokens: as reported to the client.
         calls: how many tool calls the reply made.
+        repairs: how often a call that could not be read was asked for again.
+        continuations: how often a reply that was cut off was continued.
+        slips: in how many calls entities had lost their armour.
         stop_reason: as reported to the client.
         error: the class of the failure.
         first_byte: seconds until the response began.
@@ -45,6 +48,9 @@ class Record:
     input_tokens: int | None = None
     output_tokens: int | None = None
     calls: int | None = None
+    repairs: int | None = None
+    continuations: int | None = None
+    slips: int | None = None
     stop_reason: str | None = None
     error: str | None = None
     first_byte: float | None = None

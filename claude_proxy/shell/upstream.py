@@ -63,6 +63,10 @@ class Waiter:
         self._clock = clock
         self._start = clock()
 
+    def renew(self, limit: float) -> None:
+        """Give a further call a time limit of its own, in seconds from now."""
+        self._limit = self.elapsed + limit
+
     @property
     def elapsed(self) -> float:
         """Seconds since the beginning."""

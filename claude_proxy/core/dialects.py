@@ -1,0 +1,368 @@
+"""The other ways in which models write calls: what they were trained on shows through, whatever they are told.
+
+A dialect is a way to begin a call, which no prose would use, and a reader for what follows. `read_calls` reads one
+call after another, in whatever dialects, for as long as they follow directly. Whether they may run is not decided here:
+names are as the model wrote them, and the caller looks for the tools they mean.
+
+Formats are those of the vendors' chat templates: Hermes and Qwen3 (`<tool_call>` with JSON), Qwen3-Coder
+(`<function=f><parameter=k>`), GLM (`<arg_key>`), Llama 3 (`<|python_tag|>`, `<function=f>{}`, a bare object), Llama 4
+(a Python list of calls), Mistral (`[TOOL_CALLS]`), DeepSeek V3 to V3.1 and Kimi (special tokens), gpt-oss
+(channels), Gemini and Gemma (`tool_code`, `call:f{}`), objects as in OpenAI's and Anthropic's APIs, ReAct (`Action:`).
+DeepSeek V3.2's and MiniMax's tags, and those of the older Claude, are near enough to the notation for its own reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from claude_proxy.core import loose_json
+from claude_proxy.core.notation import Call, CallBlock
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a dialect's reader made of a text."""
+
+    calls: tuple[Call, ...]
+    end: int
+    complete: bool = True
+
+
+_Reader: TypeAlias = Callable[[re.Match[str]], _Read | None]
+
+
+def read_calls(text: str, start: int) -> CallBlock | None:
+    """Read the calls that begin at a position, in any dialect.
+
+    Args:
+        text: the reply.
+        start: where a line begins, behind its indentation.
+
+    Returns:
+        The calls, none of them if the first is cut off; None where no dialect begins.
+    """
+    calls: list[Call] = []
+    position = start
+    while read := _read_one(text, position, first=not calls):
+        calls += read.calls
+        if not read.complete:
+            return CallBlock(tuple(calls), start, len(text), truncated=True)
+        closed = _BETWEEN.match(text, read.end)
+        position = closed.end() if closed else read.end
+        if position >= len(text) or not calls:
+            break
+    return CallBlock(tuple(calls), start, position) if calls else None
+
+
+def begins(text: str, start: int, *, unmistakable: bool = False) -> bool:
+    """Whether a dialect may begin at a position, or one that nothing else could be."""
+    if not _LIKELY.match(text, start):
+        return False
+    return any(opening.match(text, start) for opening, _, certain in _DIALECTS if certain or not unmistakable)
+
+
+def _read_one(text: str, start: int, *, first: bool) -> _Read | None:
+    if not _LIKELY.match(text, start):
+        return None
+    for opening, reader, unmistakable in _DIALECTS:
+        if (first or unmistakable or reader in {_bare_json, _fenced_json}) and (match := opening.match(text, start)):
+            try:
+                read = reader(match)
+            except loose_json.Unreadable:
+                read = None
+            if read:
+                return read
+    return None
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+_NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action")
+_ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "params", "action_input", "tool_input", "kwargs")
+
+
+def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
+    """The calls that a decoded JSON value stands for; none if it is something else.
+
+    Args:
+        value: the value.
+        certain: whether its place says that it is a call, so that one without arguments may be meant.
+    """
+    match value:
+        case list():
+            blocks = [
+                item for item in value if not (isinstance(item, dict) and item.get("type") in {"text", "thinking"})
+            ]
+            calls = [_as_calls(item, certain=certain) for item in blocks]
+            return tuple(call for part in calls for call in part) if all(calls) else ()
+        case {"tool_calls": list(items)}:
+            return _as_calls(items, certain=True)
+        case {"function_call": dict(inner)}:
+            return _as_calls(inner, certain=True)
+        case {"type": "function", "function": dict(inner)} | {"function": dict(inner)}:
+            return _as_calls(inner, certain=True)
+        case {"content": list(items)}:
+            return _as_calls(items, certain=False)
+        case {"tool_uses": list(items)}:
+            return _as_calls(items, certain=True)
+        case dict():
+            return _as_call(value, certain=certain or value.get("type") in {"tool_use", "function_call"})
+        case _:
+            return ()
+
+
+def _is_words(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") in {"text", "thinking"}
+
+
+def _as_call(value: Mapping[str, Any], *, certain: bool) -> tuple[Call, ...]:
+    name = next((value[key] for key in _NAME_KEYS if isinstance(value.get(key), str)), None)
+    key = next((key for key in _ARGUMENT_KEYS if key in value), None)
+    if not name or (key is None and not certain):
+        return ()
+    arguments = _as_object(value[key]) if key else {}
+    return () if arguments is None else (Call(name, arguments),)
+
+
+def _as_object(value: Any) -> dict[str, Any] | None:
+    """Arguments as an object: they may be encoded once more, as text, or null for none."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = loose_json.read_value(value).value
+        except loose_json.Unreadable:
+            return None
+    if not value:
+        return {}  # PHP writes an empty object as []
+    return value if isinstance(value, dict) else None
+
+
+def _json_values(text: str, position: int, *, certain: bool) -> _Read | None:
+    """One JSON value after another, each a call or a list of calls."""
+    calls: tuple[Call, ...] = ()
+    while True:
+        at = _SEPARATOR.match(text, position)
+        begin = at.end() if at else position
+        if begin >= len(text) and certain and not calls:
+            return _Read((), begin, complete=False)
+        if begin >= len(text) or text[begin] not in ('{["' if certain else "{["):
+            return _Read(calls, position) if calls else None
+        value = loose_json.read_value(text, begin)
+        if not value.complete:
+            return _Read(calls + _as_calls(_without_last(value.value), certain=certain), value.end, complete=False)
+        decoded = _as_object(value.value) if isinstance(value.value, str) else value.value
+        found = _as_calls(decoded, certain=certain)
+        if not found:
+            return _Read(calls, position) if calls else None
+        calls, position = calls + found, value.end
+
+
+def _without_last(value: Any) -> Any:
+    """What is whole of a list of calls that was cut off: all but the last."""
+    match value:
+        case list():
+            return value[:-1]
+        case {"tool_calls": list(items)}:
+            return items[:-1]
+        case _:
+            return None
+
+
+_SEPARATOR = re.compile(r"[\s,;]*")
+_KEYS = "|".join(
+    (*_NAME_KEYS, *_ARGUMENT_KEYS, "type", "id", "tool_calls", "tool_uses", "function_call", "content", "role")
+)
+_CALL_LIKE = rf"""[{{\[][\s{{\[]{{0,40}}["'“]?(?:{_KEYS})["'”]?\s*:"""
+
+
+def _tagged_json(match: re.Match[str]) -> _Read | None:
+    return _json_values(match.string, match.end(), certain=True)
+
+
+def _bare_json(match: re.Match[str]) -> _Read | None:
+    return _json_values(match.string, match.start(), certain=False)
+
+
+def _fenced_json(match: re.Match[str]) -> _Read | None:
+    read = _json_values(match.string, match.end(), certain=False)
+    closing = _CLOSING_FENCE.match(match.string, read.end) if read else None
+    return replace(read, end=closing.end()) if read and closing else read
+
+
+def _named_json(match: re.Match[str]) -> _Read | None:
+    """A call whose name the opening has given; its arguments follow as one object."""
+    text, position = match.string, match.end()
+    fence = _OPENING_FENCE.match(text, position)
+    position = fence.end() if fence else position
+    if position >= len(text):
+        return _Read((), position, complete=False)
+    value = loose_json.read_value(text, position)
+    if not value.complete:
+        return _Read((), value.end, complete=False)
+    arguments = _as_object(value.value)
+    if arguments is None:
+        return None
+    closing = _CLOSING_FENCE.match(text, value.end) if fence else None
+    return _Read((Call(match["name"], arguments),), closing.end() if closing else value.end)
+
+
+_OPENING_FENCE = re.compile(r"\s*```[a-z]*\s*")
+_CLOSING_FENCE = re.compile(r"\s*```")
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+_QWEN_PARAMETER = re.compile(r"\s*<parameter=(?P<name>[^>\s]+)\s*>")
+_QWEN_END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
+_QWEN_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>|</tool_call>|\Z))|\n(?=<parameter=)")
+_GLM_KEY = re.compile(r"\s*<arg_key>\s*(?P<name>.*?)\s*</arg_key>\s*<arg_value>", re.DOTALL)
+_GLM_VALUE_END = re.compile(r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))")
+_GLM_END = re.compile(r"\s*</tool_call>")
+
+
+def _qwen_coder(match: re.Match[str]) -> _Read | None:
+    return _key_values(match, _QWEN_PARAMETER, _QWEN_VALUE_END, _QWEN_END)
+
+
+def _glm(match: re.Match[str]) -> _Read | None:
+    return _key_values(match, _GLM_KEY, _GLM_VALUE_END, _GLM_END)
+
+
+_XTML_KEY = re.compile(r'\s*<\|open\|>argument key="(?P<name>[^"<>]*)"[^<>]*<\|sep\|>')
+_XTML_VALUE_END = re.compile(r"<\|close\|>argument<\|sep\|>")
+_XTML_END = re.compile(r"\s*<\|close\|>call<\|sep\|>(?:\s*<\|close\|>tools<\|sep\|>)?")
+
+
+def _xtml(match: re.Match[str]) -> _Read | None:
+    return _key_values(match, _XTML_KEY, _XTML_VALUE_END, _XTML_END)
+
+
+def _key_values(
+    match: re.Match[str], key: re.Pattern[str], value_end: re.Pattern[str], call_end: re.Pattern[str]
+) -> _Read | None:
+    """A named call whose parameters stand in tags, each value raw."""
+    text, position = match.string, match.end()
+    arguments: dict[str, Any] = {}
+    while opening := key.match(text, position):
+        closing = value_end.search(text, opening.end())
+        if not closing:
+            return _Read((), len(text), complete=False)
+        value = text[opening.end() : closing.start()]
+        arguments[opening["name"]] = value.removeprefix("\n")
+        position = closing.end()
+    ended = call_end.match(text, position)
+    if not ended:
+        cut_off = not text[position:].strip() or text[position:].lstrip().startswith("<")
+        return _Read((), len(text), complete=False) if cut_off else None
+    return _Read((Call(match["name"], arguments),), ended.end())
+
+
+# --- Python and lines -------------------------------------------------------------------------------------------------
+
+_PYTHON_CALL = re.compile(r"\s*(?:print\s*\(\s*)?(?P<name>[A-Za-z_][\w.]*)\s*\(")
+
+
+def _python_calls(match: re.Match[str]) -> _Read | None:
+    """Python calls with keyword arguments, in a list, each on a line of its own, or printed."""
+    text, position = match.string, match.end()
+    calls: list[Call] = []
+    while opening := _PYTHON_CALL.match(text, position):
+        read = loose_json.read_arguments(text, opening.end())
+        if not read.complete:
+            return _Read(tuple(calls), read.end, complete=False)
+        calls.append(Call(opening["name"].removesuffix(".call"), read.value))
+        behind = re.compile(r"[\s),;]*").match(text, read.end)
+        position = behind.end() if behind else read.end
+    if not calls:
+        return None
+    ended = _PYTHON_END.match(text, position)
+    return _Read(tuple(calls), ended.end() if ended else position)
+
+
+_PYTHON_END = re.compile(r"\s*(?:\]|```|</tool_code>|<\|python_end\|>|<\|eom_id\|>|<\|eot_id\|>)+")
+
+
+def _react(match: re.Match[str]) -> _Read | None:
+    """`Action Input:` is an object; or text for a tool that takes just one, which only the tool's schema tells."""
+    text, position = match.string, match.end()
+    if text[position : position + 1] in {"{", "`"}:
+        return _named_json(match)
+    line_end = text.find("\n", position)
+    line = text[position : line_end if line_end >= 0 else len(text)].strip().strip('"')
+    return _Read((Call(match["name"], {"": line}),), position + len(line)) if line else None
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+_BAR, _GAP, _NAME = "[|｜]", "[_▁ ]", r"(?P<name>[\w.:/-]+)"
+# What may stand between two calls, or behind the last.
+_BETWEEN = re.compile(
+    rf"(?:\s|;|,|</(?:tool_calls?|function_calls?|tools|tool_use|function)>"
+    rf"|<{_BAR}[\w▁ ]*(?:end|call|eom_id|eot_id|im_end){_BAR}>|<end_function_call>|<tool_call{_BAR}>|</s>)*"
+)
+
+# A look before the table is gone through.
+_LIKELY = re.compile(r"[<\[{`]|Action:|to=|tool_code|[\w.:/-]{1,100}\s*\[(?:ARGS|CALL_ID)\]")
+
+_DIALECTS: tuple[tuple[re.Pattern[str], _Reader, bool], ...] = tuple(
+    (re.compile(pattern), reader, unmistakable)
+    for pattern, reader, unmistakable in (
+        # Qwen3-Coder, Llama 3
+        (rf"(?:<tool_call>\s*)?<function={_NAME}\s*>(?=\s*(?:<parameter=|</function>|\Z))", _qwen_coder, True),
+        (rf"(?:<tool_call>\s*|<\|python_tag\|>\s*)?<function={_NAME}\s*>\s*(?=[{{`]|\Z)", _named_json, True),
+        # GLM
+        (rf"<tool_call>\s*{_NAME}\s*(?=<arg_key>|</tool_call>|\Z)", _glm, True),
+        # Hermes, Qwen, MiniMax M1
+        (r"<(?:tool_calls?|function_calls?|tools|tool_use)>\s*(?=[{\[\"]|\Z)", _tagged_json, True),
+        # Llama
+        (r"<\|python_tag\|>\s*(?=[{\[])", _tagged_json, True),
+        (r"<\|python_tag\|>(?=\s*[A-Za-z_])", _python_calls, True),
+        (r"(?:<\|python_start\|>\s*)?\[\s*(?=[A-Za-z_][\w.]*\()", _python_calls, True),
+        # Mistral
+        (r"\[TOOL_CALLS\]\s*(?=\[\s*\{|\[?\Z)", _tagged_json, True),
+        (rf"(?:\[TOOL_CALLS\]\s*)?{_NAME}\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]\s*(?=\{{|\Z)", _named_json, True),
+        (rf"\[TOOL_CALLS\]\s*{_NAME}\s*(?=\{{|\Z)", _named_json, True),
+        # DeepSeek V3 to V3.1, Kimi K2
+        (
+            rf"(?:<{_BAR}tool{_GAP}calls{_GAP}(?:section{_GAP})?begin{_BAR}>\s*)?<{_BAR}tool{_GAP}call{_GAP}begin{_BAR}>\s*"
+            rf"(?:function\s*<{_BAR}tool{_GAP}sep{_BAR}>\s*)?{_NAME}\s*"
+            rf"(?:<{_BAR}tool{_GAP}(?:sep|call{_GAP}argument{_GAP}begin){_BAR}>)?\s*(?=[{{`]|\Z)",
+            _named_json,
+            True,
+        ),
+        # Kimi K3
+        (rf"(?:<\|open\|>tools<\|sep\|>\s*)?<\|open\|>call tool=\"{_NAME}\"[^<>]*<\|sep\|>", _xtml, True),
+        # gpt-oss
+        (
+            rf"(?:<\|start\|>assistant)?(?:<\|channel\|>\s*\w+)?\s*to={_NAME}\s*(?:<\|channel\|>\s*\w+)?\s*"
+            r"(?:<\|constrain\|>\s*\w+|\b(?:json|code)\b)?\s*<\|message\|>\s*(?=\{|\Z)",
+            _named_json,
+            True,
+        ),
+        # Gemini, Gemma
+        (r"(?:```tool_code|tool_code|<tool_code>)[ \t]*\n", _python_calls, False),
+        (rf"(?:<start_function_call>|<\|?tool_call>)\s*call:{_NAME}\s*(?=\{{|\Z)", _named_json, True),
+        # objects as in the APIs, in a fence or bare
+        (rf"```(?:json|tool_call|tool_use|tool)?[ \t]*\n\s*(?={_CALL_LIKE})", _fenced_json, False),
+        (rf"(?={_CALL_LIKE})", _bare_json, False),
+        # ReAct
+        (rf"Action:[ \t]*{_NAME}[ \t]*\n\s*Action Input:\s*", _react, True),
+    )
+)
+
+
+# Tokens that begin calls wherever they stand: models write them behind their words on the same line.
+SPECIAL_TOKEN = re.compile(
+    rf"<\|start\|>assistant|<\|channel\|>|<\|open\|>tools|\[TOOL_CALLS\]|<\|python_tag\|>"
+    rf"|<{_BAR}?tool{_GAP}calls?[_▁ |｜>]"
+)
+
+
+def arguments_for(call: Call, required: Iterable[str]) -> Call:
+    """A ReAct call whose input was a line of text: the tool's one required parameter takes it."""
+    names = list(required)
+    if set(call.arguments) == {""} and len(names) == 1:
+        return Call(call.name, {names[0]: call.arguments[""]})
+    return call

@@ -1,0 +1,96 @@
+"""The second ask: for a call that could not be read, and for a reply that was cut off.
+
+What is asked here never enters the history that the client keeps.
+
+A reply that was cut off is continued at a seam. The module trims both ends of every reply, so white space at the very
+end is lost: the text is cut back to its last line, the model begins with that line again, and wraps what it writes in
+a tag, whose inside is not trimmed. What comes is joined only if it begins with that very line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from claude_proxy.core import entities
+from claude_proxy.core.prompt import Prompt, Turn
+
+_LONGEST_ANCHOR = 400  # characters
+
+
+# --- repair -----------------------------------------------------------------------------------------------------------
+
+
+def ask_again(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prompt:
+    """The prompt that asks for a whole reply again.
+
+    Args:
+        prompt: what was asked.
+        text: the reply.
+        defect: what is wrong with it, in a sentence.
+        armoured: whether texts carry the armour of `core.entities`.
+    """
+    demand = (
+        f"[Your tool call was not run: {defect}. Write your whole reply again, with the call exactly in the form "
+        "described under Tools. Do not mention this correction.]"
+    )
+    return _extend(prompt, text, demand, armoured=armoured)
+
+
+def _extend(prompt: Prompt, reply: str, demand: str, *, armoured: bool) -> Prompt:
+    protect = entities.armour if armoured else str
+    said = Turn("assistant", protect(reply.rstrip()))
+    return replace(prompt, turns=(*prompt.turns, said, Turn("user", protect(demand))))
+
+
+# --- continuation -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where a reply that was cut off is taken up again.
+
+    Attributes:
+        kept: what stays as it is.
+        anchor: what the continuation must begin with: the last line, or the end of a very long one.
+    """
+
+    kept: str
+    anchor: str
+
+
+def cut_back(text: str) -> Seam:
+    """Find the seam of a reply that was cut off."""
+    start = max(text.rfind("\n") + 1, len(text) - _LONGEST_ANCHOR)
+    return Seam(text[:start], text[start:])
+
+
+def ask_on(prompt: Prompt, seam: Seam, *, armoured: bool) -> Prompt:
+    """The prompt that asks for the continuation of a reply."""
+    demand = (
+        "[Your reply was cut off by a length limit. Continue it as if it had not been. Put the continuation between "
+        "<continuation> and </continuation>, each on a line of its own. Begin with the beginning of the last line, "
+        "which may be incomplete, exactly as it stands here, and complete it:\n"
+        f"{seam.anchor}\n"
+        "Repeat nothing before that line, and add no remarks.]"
+    )
+    return _extend(prompt, seam.kept + seam.anchor, demand, armoured=armoured)
+
+
+_WRAPPED = re.compile(r"<continuation>[ \t]*\n?(.*?)(?:\n?[ \t]*</continuation>\s*|)\Z", re.DOTALL)
+
+
+def join(seam: Seam, continuation: str) -> str | None:
+    """The reply with its continuation; None where the continuation does not begin as it must."""
+    wrapped = _WRAPPED.search(continuation)
+    text = wrapped[1] if wrapped else continuation
+    if text.startswith(seam.anchor):
+        return seam.kept + text
+    # The model may have gone back further than it was told, or have lost the indentation.
+    start = text.find(seam.anchor)
+    if start > 0 and seam.kept.endswith(text[:start]):
+        return seam.kept + text[start:]
+    bare = seam.anchor.lstrip(" \t")
+    if bare and text.startswith(bare):
+        return seam.kept + seam.anchor[: len(seam.anchor) - len(bare)] + text
+    return None
