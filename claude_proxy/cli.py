@@ -73,12 +73,25 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--backend",
         metavar="URL",
+        type=_http_url,
         help="let a real model answer: any OpenAI-compatible server (Ollama, llama.cpp, vLLM), "
         "such as http://127.0.0.1:11434; without it a small scripted stand-in does",
     )
     demo.add_argument("--model", metavar="NAME", help="the backend's name for the model")
-    demo.add_argument("--port", type=int, metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)")
+    demo.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)")
     return parser
+
+
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address: it must begin with http:// or https://")
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: it must be a number from 0 (any free port) to 65535")
+    return int(text)
 
 
 # --- serve ------------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class Settings:
     redcap_module_prefix: str = "secure_chat_ai"
     redcap_decodes_entities: bool = True
     model_map: Mapping[str, str] = field(default_factory=dict)
-    connect_timeout: float = 20.0
+    connect_timeout: float = 10.0
     upstream_timeout: float = 600.0
     stream_delay: float = 15.0
     ping_interval: float = 10.0
@@ -243,7 +243,12 @@ TABLE: tuple[Setting, ...] = (
         _model_map,
         example='{"claude-opus-*": "claude-opus-4"}',
     ),
-    Setting("CONNECT_TIMEOUT", "20", "Seconds to reach REDCap.", _seconds(0.1, 600)),
+    Setting(
+        "CONNECT_TIMEOUT",
+        "10",
+        "Seconds to reach REDCap; less than STREAM_DELAY, so that it fails with a status.",
+        _seconds(0.1, 600),
+    ),
     Setting("UPSTREAM_TIMEOUT", "600", "Seconds for one whole call to REDCap.", _seconds(1, 7200)),
     Setting(
         "STREAM_DELAY",

@@ -66,43 +66,56 @@ To call tools, end your reply with one block in exactly this form:
 - For calls that do not depend on each other, put several <invoke> elements into the same block.
 - Write the block as plain text, never inside a code fence, and write nothing after it. The results come in the next
   message, inside <tool_result> tags; never write results yourself.
-- Only the tools listed above exist. When no tool is needed, answer in plain text without a block.
-
-For illustration only, with tools that may not exist here, a file written and then two independent calls:
-
-I'll create the script.
-<function_calls>
-<invoke name="save_file">
-<parameter name="path">/tmp/greet.py</parameter>
-<parameter name="text">
-import sys
-
-if len(sys.argv) < 2:
-    print("usage: greet \\"NAME\\" & more")
-</parameter>
-<parameter name="executable">true</parameter>
-</invoke>
-</function_calls>
-
-Both files matter, so I'll look at them together.
-<function_calls>
-<invoke name="show_file">
-<parameter name="path">/tmp/a.txt</parameter>
-</invoke>
-<invoke name="show_file">
-<parameter name="path">/tmp/b.txt</parameter>
-<parameter name="lines">[1, 20]</parameter>
-</invoke>
-</function_calls>"""
+- Only the tools listed above exist. When no tool is needed, answer in plain text without a block."""
 
 
 def describe_tools(tools: Iterable[Tool]) -> str:
     """The part of the system text that presents the tools and the notation."""
-    catalogue = "\n".join(describe_tool(tool) for tool in tools)
+    shown = list(tools)
+    catalogue = "\n".join(describe_tool(tool) for tool in shown)
     return (
         "# Tools\n\nYou act through tools. They are, one JSON object a line:\n\n"
-        f"<tools>\n{catalogue}\n</tools>\n\n{_HOW_TO_CALL}"
+        f"<tools>\n{catalogue}\n</tools>\n\n{_HOW_TO_CALL}{_examples(shown)}"
     )
+
+
+# Models imitate examples, the names of tools in them too: so the examples call the very tools that are offered.
+_EXAMPLE_FILE = 'import sys\n\nif len(sys.argv) < 2:\n    print("usage: example.py NAME & more")'
+_EXAMPLE_TEXTS = (
+    (re.compile(r"content|file_text|code|body", re.IGNORECASE), _EXAMPLE_FILE),
+    (re.compile(r"path|file|dir", re.IGNORECASE), "/tmp/example.py"),  # noqa: S108 - only an example
+    (re.compile(r"command|cmd|script", re.IGNORECASE), "ls -la /tmp && date"),
+    (re.compile(r"url|uri", re.IGNORECASE), "https://example.org/"),
+    (re.compile(r"pattern|query|regex", re.IGNORECASE), "TODO"),
+)
+_EXAMPLE_VALUES = {"integer": 10, "number": 10, "boolean": True, "array": [], "object": {}, "null": None}
+
+
+def _examples(tools: Sequence[Tool]) -> str:
+    """Worked examples: a text of several lines, where a tool takes one, and two calls in one block."""
+    calls = [Call(tool.name, _example_arguments(tool)) for tool in tools]
+    by_name = {tool.name: tool for tool in tools}
+    plain = sorted((call for call in calls if call.arguments), key=lambda call: len(_json(call.arguments)))
+    blocks = [[call for call in plain if _EXAMPLE_FILE in call.arguments.values()][:1], plain[:2]]
+    written = [f"I'll do that.\n{write_calls(block, by_name)}" for block in blocks if block]
+    if not written:
+        return ""
+    return "\n\nFor example (the values are made up):\n\n" + "\n\n".join(written)
+
+
+def _example_arguments(tool: Tool) -> dict[str, Any]:
+    known = json_schema.properties(tool.input_schema)
+    required = json_schema.required(tool.input_schema)
+    return {name: _example_value(name, schema, tool.input_schema) for name, schema in known.items() if name in required}
+
+
+def _example_value(name: str, schema: Schema, root: Schema) -> Any:
+    if isinstance(schema, Mapping) and isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    allowed = json_schema.types(schema, root)
+    if "string" in allowed:
+        return next((text for pattern, text in _EXAMPLE_TEXTS if pattern.search(name)), "example")
+    return _EXAMPLE_VALUES[min(allowed)]
 
 
 def describe_tool(tool: Tool) -> str:

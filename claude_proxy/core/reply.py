@@ -281,6 +281,10 @@ class _Finder:
         """The first name in a block that means no offered tool."""
         return next((call.name for call in block.calls if not repair.resolve_tool(call.name, self.tools)), None)
 
+    def unknown_tool(self, name: str) -> str:
+        """What is wrong with a call of a tool that is not offered."""
+        return f"there is no tool named {name!r}; the tools are {', '.join(self.tools)}"
+
 
 class _CanonicalFinder(_Finder):
     """Finds calls in the canonical notation."""
@@ -324,7 +328,7 @@ class _CanonicalFinder(_Finder):
 
     def _accept(self, block: CallBlock) -> CallBlock | None:
         if missing := self.missing_tool(block):
-            self.defect = f"there is no tool named {missing!r}"
+            self.defect = self.unknown_tool(missing)
             return None
         # Models end with their calls. Where a reply that was cut off goes on behind them, the tags that seem to end
         # the last one may well stand in a value that the end of the reply cut off.
@@ -379,7 +383,7 @@ class _DialectFinder(_Finder):
         """The call, if it means one offered tool and brings what that requires; else what is wrong with it."""
         tool = self.tools.get(repair.resolve_tool(call.name, self.tools) or "")
         if not tool:
-            return f"there is no tool named {call.name!r}"
+            return self.unknown_tool(call.name)
         required = json_schema.required(tool.input_schema)
         call = dialects.arguments_for(call, required)
         missing = required - repair.fit_arguments(call.arguments, tool).keys()

@@ -152,6 +152,8 @@ def read_answer(
         raise _too_large(sent_bytes)
     if status == 429:
         raise RateLimited(f"REDCap, or a gateway before it, asked to slow down (429). Address: {url}")
+    if data is None and status in {400, 401, 403} and _is_dropped(headers, body, sent_bytes):
+        raise _too_large(sent_bytes)
     if data is None:
         raise _not_json(status, came, url)
     if status in {401, 403}:
@@ -241,6 +243,11 @@ def _token_refused() -> ProxyError:
 def _may_be_dropped(data: Mapping[str, Any], sent_bytes: int) -> bool:
     """Whether REDCap complains as it does when PHP has dropped the fields of a body that was too large."""
     return sent_bytes >= _POST_MAX_SIZE_AT_LEAST and isinstance(data.get("error"), str)
+
+
+def _is_dropped(headers: Mapping[str, str], body: bytes, sent_bytes: int) -> bool:
+    """Whether REDCap complains in XML: it was asked for JSON, but in a field that has been dropped with the others."""
+    return sent_bytes >= _POST_MAX_SIZE_AT_LEAST and "xml" in _media_type(headers) and b"<error>" in body[:1000]
 
 
 def _too_large(sent_bytes: int) -> ProxyError:

@@ -95,11 +95,11 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         self.started = False
         try:
+            if self.request_version == "HTTP/0.9":
+                raise InvalidRequest("This server speaks HTTP/1.1 and HTTP/1.0.")
             body = self._read_body()
         except ProxyError as error:
-            self.close_connection = True
-            self.server.application.refuse(error, self)
-            self._drain()
+            self._refuse(error)
             return
         headers: dict[str, str] = {}
         for name, value in self.headers.items():
@@ -110,14 +110,19 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         except ClientGone:
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _serve  # noqa: N815
+    def __getattr__(self, name: str) -> Any:
+        """Take every method: which of them a path allows, the application knows."""
+        if name.startswith("do_"):
+            return self._serve
+        raise AttributeError(name)
 
     def _read_body(self) -> bytes:
         if "transfer-encoding" in self.headers:
             raise InvalidRequest("This server takes request bodies with a Content-Length only, not chunked ones.")
-        length = self.headers.get("content-length", "0").strip()
+        lengths = {length.strip() for length in self.headers.get_all("content-length", [])}
+        length = lengths.pop() if len(lengths) == 1 else "" if lengths else "0"
         if not length.isascii() or not length.isdigit():
-            raise InvalidRequest("The Content-Length header is not a number.")
+            raise InvalidRequest("The Content-Length header is not one number.")
         if len(length) > 12 or int(length) > MAX_BODY:
             raise RequestTooLarge(
                 f"The request body is larger than {MAX_BODY // 1024**2} MB. Compact the conversation, or leave out "
@@ -127,6 +132,14 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         if len(body) < int(length):
             raise InvalidRequest("The request body is shorter than its Content-Length says.")
         return body
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer a request that was not read to its end."""
+        self.close_connection = True
+        self.request_version = "HTTP/1.1"  # for HTTP/0.9 `http.server` leaves the status line and the headers out
+        with contextlib.suppress(ClientGone):
+            self.server.application.refuse(error, self)
+        self._drain()
 
     def _drain(self) -> None:
         """Read what the client still sends: closing at once would reset the connection and lose the response."""
@@ -141,9 +154,9 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         """Refuse what `http.server` could not parse, in the form of every other error."""
         del message, explain  # they quote the client
         self.started = False
-        self.close_connection = True
+        self.command = self.command or "-"
         phrase = HTTPStatus(code).phrase.lower()
-        self.server.application.refuse(InvalidRequest(f"This is not a well-formed HTTP request: {phrase}."), self)
+        self._refuse(InvalidRequest(f"This is not a well-formed HTTP request: {phrase}."))
 
     # --- responses ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import io
 import math
+import os
 import selectors
 import socket
 import ssl
@@ -217,12 +218,13 @@ class Upstream:
                 f"The name {self._host} cannot be resolved. Check REDCAP_API_URL, and the network or VPN."
             ) from None
         failure: OSError = OSError("no address")
-        for family, kind, protocol, _, address in addresses:
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+            share = (limit - waiter.elapsed) / (len(addresses) - tried)  # a filtered address leaves time for the next
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return _Connection(self._open(sock, address, waiter, limit))
+                return _Connection(self._open(sock, address, waiter, waiter.elapsed + share))
             except OSError as error:
                 sock.close()
                 failure = error
@@ -236,11 +238,15 @@ class Upstream:
             sock.connect(address)
         waiter.wait(sock, _WRITE, limit=limit)
         if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(code, "connecting failed")
+            raise OSError(code, os.strerror(code))
         if not self._tls:
             return sock
         secured = self._tls.wrap_socket(sock, server_hostname=self._host, do_handshake_on_connect=False)
-        _retry(secured.do_handshake, secured, waiter, _READ, limit=limit)
+        try:
+            _retry(secured.do_handshake, secured, waiter, _READ, limit=limit)
+        except BaseException:
+            secured.close()
+            raise
         return secured
 
     def _explain(self, error: OSError) -> ProxyError:
@@ -275,7 +281,7 @@ class _Connection:
         self._sock = sock
         self._uses = 0
         self.is_idle = True
-        self._received = False
+        self._received = self._ended = False
 
     @property
     def is_stale(self) -> bool:
@@ -298,12 +304,14 @@ class _Connection:
     def exchange(self, request: bytes, waiter: Waiter) -> tuple[HttpAnswer, bool]:
         """Send a request and read the response: the answer, and whether the connection can be used again."""
         self._uses += 1
-        self.is_idle = self._received = False
+        self.is_idle = self._received = self._ended = False
         rest = memoryview(request)
         while rest:
             rest = rest[_retry(partial(self._sock.send, rest), self._sock, waiter, _WRITE) :]
         with http.client.HTTPResponse(cast("socket.socket", _Readable(self, waiter)), method="POST") as response:
             response.begin()
+            if self._ended:
+                raise http.client.HTTPException("its head was cut short")
             body = response.read(_MAX_BODY + 1)
             if len(body) > _MAX_BODY:
                 raise http.client.HTTPException("the answer is too long")
@@ -317,6 +325,7 @@ class _Connection:
     def receive_into(self, buffer: Any, waiter: Waiter) -> int:
         count = _retry(lambda: self._sock.recv_into(buffer), self._sock, waiter, _READ)
         self._received = self._received or count > 0
+        self._ended = count == 0
         return count
 
 
