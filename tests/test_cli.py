@@ -1,0 +1,435 @@
+"""The commands as users start them: another process, a bare checkout, and whatever may be wrong with the settings."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NOTHING, PATIENCE, TOKEN, Redcap, fold, read_events
+
+from claude_proxy import __version__
+
+ROOT = Path(__file__).parent.parent
+STARTER = "claude_api_proxy.py"
+OK, FAILED, MISUSED = 0, 1, 2
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare checkout: the package and its starter, and nothing else."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "claude_proxy", folder / "claude_proxy", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / STARTER, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty working folder."""
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+class Starter:
+    """Starts the proxy from the bare checkout as `python3 -S claude_api_proxy.py`, in an environment of its own."""
+
+    def __init__(self, checkout: Path, folder: Path, python: str = sys.executable) -> None:
+        self.command: Sequence[str] = (python, "-S", "-W", "error::DeprecationWarning", str(checkout / STARTER))
+        self.folder = folder
+
+    def environment(self, changes: Mapping[str, str]) -> dict[str, str]:
+        return {"PATH": os.defpath, "LISTEN_PORT": "0", "PYTHONDONTWRITEBYTECODE": "1", **changes}
+
+    def run(self, *arguments: str, env: Mapping[str, str] = NOTHING) -> subprocess.CompletedProcess[str]:
+        """Run a command that ends by itself."""
+        return subprocess.run(
+            [*self.command, *arguments],
+            cwd=self.folder,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def refuse(self, *arguments: str, env: Mapping[str, str] = NOTHING, code: int = MISUSED) -> str:
+        """Run a command that must not start, and return the one sentence that says why."""
+        done = self.run(*arguments, env=env)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        lines = done.stderr.splitlines()
+        assert len(lines) == 1, done.stderr
+        assert lines[0].startswith("claude-proxy: ")
+        return lines[0]
+
+    @contextmanager
+    def running(
+        self, *arguments: str, env: Mapping[str, str] = NOTHING, command: Sequence[str] = ()
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Start a command that runs until it is stopped."""
+        with subprocess.Popen(
+            [*(command or self.command), *arguments],
+            cwd=self.folder,
+            env=self.environment(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            killer = threading.Timer(PATIENCE, process.kill)
+            killer.start()
+            try:
+                yield process
+            finally:
+                killer.cancel()
+                process.kill()
+
+
+@pytest.fixture
+def starter(checkout: Path, folder: Path) -> Starter:
+    return Starter(checkout, folder)
+
+
+def ask(url: str, path: str, body: Mapping[str, Any] | None = None, token: str = TOKEN) -> Any:
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(url + path, data, {"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+        return json.load(response)
+
+
+def question(text: str) -> dict[str, Any]:
+    return {"model": "claude-sonnet-4", "max_tokens": 100, "messages": [{"role": "user", "content": text}]}
+
+
+def read_until(stream: Any, pattern: str) -> re.Match[str]:
+    """Read lines until one matches."""
+    for line in stream:
+        if found := re.search(pattern, line):
+            return found
+    raise AssertionError(f"the process ended without saying {pattern!r}")
+
+
+def stopped(process: subprocess.Popen[str], stop: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
+    """Stop a process, and return what it still wrote to its standard output and error."""
+    assert process.stdout
+    assert process.stderr
+    process.send_signal(stop)
+    written = process.stdout.read(), process.stderr.read()
+    process.wait()
+    return written
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let what is started be interrupted, even where the tests themselves were started to ignore that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_serve_starts_serves_and_stops(redcap: Redcap, starter: Starter, stop: signal.Signals) -> None:
+    redcap.queue("Much better.")
+    env = {"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": TOKEN}
+    with starter.running(env=env) as process:
+        url = read_until(process.stderr, r"listens on (http://127\.0\.0\.1:\d+) ")[1]
+        how = read_until(process.stderr, "In another terminal: ")
+        assert f"ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN=" in how.string
+        assert TOKEN not in how.string
+        assert ask(url, "/health") == {"status": "ok", "version": __version__}
+        assert ask(url, "/v1/messages", question("Better?"))["content"][0]["text"] == "Much better."
+        line = read_until(process.stderr, 'route="POST /v1/messages" status=200').string
+        assert stopped(process, stop) == ("", "")
+    assert process.returncode == OK
+    assert TOKEN not in line
+
+
+def test_serve_stops_while_a_client_waits(redcap: Redcap, starter: Starter) -> None:
+    with starter.running("serve", env={"REDCAP_API_URL": redcap.url}) as process:
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), PATIENCE):
+            ask(url, "/health")
+            stopped(process)
+    assert process.returncode == OK
+
+
+def test_settings_come_from_the_working_folder_too(redcap: Redcap, starter: Starter) -> None:
+    redcap.queue("Yes.")
+    (starter.folder / ".env").write_text(f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN='{TOKEN}'\nLOG_FORMAT=json\n")
+    with starter.running() as process:
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        assert ask(url, "/v1/messages", question("Better?"))["content"][0]["text"] == "Yes."
+        read_until(process.stderr, r'"route": "POST /v1/messages"')
+
+
+def test_who_shares_a_proxy_is_told_so(redcap: Redcap, starter: Starter) -> None:
+    with starter.running(env={"REDCAP_API_URL": redcap.url}) as process:
+        read_until(process.stderr, "each client's own REDCap token")
+
+
+# --- What keeps it from starting --------------------------------------------------------------------------------------
+
+URL = {"REDCAP_API_URL": "https://redcap.example.edu/api/"}
+
+
+def test_without_an_address_it_says_how_to_give_one(starter: Starter) -> None:
+    message = starter.refuse()
+    assert "REDCAP_API_URL is not set" in message
+    assert ".env" in message
+
+
+# A setting, a value that it cannot have, and what the message must say.
+MALFORMED = (
+    ("REDCAP_API_URL", "redcap.example.edu", "REDCAP_API_URL='redcap.example.edu' cannot be used: it must be"),
+    ("REDCAP_API_URL", "https://redcap.example.edu:port/", "REDCAP_API_URL="),
+    ("REDCAP_API_URL", "http://[::1", "REDCAP_API_URL="),
+    ("LISTEN_PORT", "http", "LISTEN_PORT='http' cannot be used: it must be a whole number"),
+    ("LISTEN_PORT", "65536", "LISTEN_PORT='65536'"),
+    ("UPSTREAM_TIMEOUT", "ten", "UPSTREAM_TIMEOUT='ten' cannot be used: it must be a number of seconds"),
+    ("STREAM_DELAY", "nan", "STREAM_DELAY='nan'"),
+    ("MODEL_MAP", "{", "MODEL_MAP='{' cannot be used"),
+    ("MODEL_MAP", "nowhere.json", "MODEL_MAP='nowhere.json'"),
+    ("LOG_LEVEL", "loud", "LOG_LEVEL='loud' cannot be used: it must be one of"),
+    ("REDCAP_DECODES_ENTITIES", "maybe", "REDCAP_DECODES_ENTITIES='maybe'"),
+)
+
+
+@pytest.mark.parametrize(("name", "value", "words"), MALFORMED)
+def test_a_malformed_setting_is_named(starter: Starter, name: str, value: str, words: str) -> None:
+    assert words in starter.refuse(env={**URL, name: value})
+
+
+def test_a_malformed_token_is_named_but_not_shown(starter: Starter) -> None:
+    message = starter.refuse(env={**URL, "REDCAP_API_TOKEN": "0123 4567"})
+    assert "REDCAP_API_TOKEN cannot be used" in message
+    assert "0123" not in message
+
+
+def test_a_malformed_file_is_named_with_its_line(starter: Starter) -> None:
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://redcap.example.edu/api/\nnonsense\n")
+    message = starter.refuse()
+    assert str(starter.folder / ".env") in message
+    assert "line 2" in message
+
+
+def test_a_port_in_use(starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        message = starter.refuse(env={**URL, "LISTEN_PORT": port}, code=FAILED)
+    assert f"LISTEN_PORT={port}" in message
+    assert "another program listens there" in message
+
+
+def test_an_address_of_another_machine(starter: Starter) -> None:
+    message = starter.refuse(env={**URL, "LISTEN_HOST": "192.0.2.1"}, code=FAILED)
+    assert "LISTEN_HOST=192.0.2.1" in message
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["demo", "--port", "x"], ["--nonsense"], ["serve", "extra"]])
+def test_wrong_usage(starter: Starter, arguments: list[str]) -> None:
+    done = starter.run(*arguments, env=URL)
+    assert done.returncode == MISUSED
+    assert "usage: claude-proxy" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_and_version(starter: Starter) -> None:
+    assert starter.run("--version").stdout == f"claude-proxy {__version__}\n"
+    told = starter.run("--help")
+    assert told.returncode == OK
+    assert "demo" in told.stdout
+    assert "REDCAP_API_URL" in told.stdout
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+def exports(process: subprocess.Popen[str]) -> dict[str, str]:
+    """The two lines that the demo prints for the user to copy."""
+    lines = [read_until(process.stdout, r"^export (ANTHROPIC_\w+)=(\S+)$") for _ in range(2)]
+    return {line[1]: line[2] for line in lines}
+
+
+def test_demo_prints_two_lines_that_work(starter: Starter) -> None:
+    """It needs no settings, and those of a real REDCap, even malformed ones, mean nothing to it."""
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://redcap.example.edu/api/\nnonsense\n")
+    with starter.running("demo", env={"REDCAP_API_URL": "nonsense", "REDCAP_API_TOKEN": TOKEN}) as process:
+        env = exports(process)
+        assert set(env) == {"ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"}
+        answer = ask(env["ANTHROPIC_BASE_URL"], "/v1/messages", question("Hello!"), env["ANTHROPIC_AUTH_TOKEN"])
+        assert "list files" in answer["content"][0]["text"]
+        _, errors = stopped(process)
+    assert process.returncode == OK
+    assert "Traceback" not in errors
+
+
+def test_demo_takes_a_port(starter: Starter) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"LISTEN_PORT={port}" in starter.refuse("demo", "--port", port, code=FAILED)
+    with starter.running("demo", "--port", port) as process:
+        assert exports(process)["ANTHROPIC_BASE_URL"] == f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_demo_refuses_a_port_that_is_none(starter: Starter, port: str) -> None:
+    with starter.running("demo", "--port", port) as process:
+        killer = threading.Timer(2, process.kill)
+        killer.start()
+        _, errors = process.communicate()
+        killer.cancel()
+    assert process.returncode == MISUSED
+    assert "65535" in errors
+
+
+def test_demo_refuses_a_backend_that_is_no_address(starter: Starter) -> None:
+    done = starter.run("demo", "--backend", "localhost:11434")
+    assert done.returncode == MISUSED
+    assert "Traceback" not in done.stderr
+    assert "'localhost:11434' is not an address" in done.stderr
+
+
+def test_demo_with_a_real_model_behind_it(starter: Starter) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Backend(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            body = json.dumps({"choices": [{"message": {"content": "I am real."}}], "usage": {}}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Backend) as backend:
+        threading.Thread(target=backend.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{backend.server_port}/v1"
+        with starter.running("demo", "--backend", url, "--model", "tiny") as process:
+            env = exports(process)
+            answer = ask(env["ANTHROPIC_BASE_URL"], "/v1/messages", question("Who?"), env["ANTHROPIC_AUTH_TOKEN"])
+        backend.shutdown()
+    assert answer["content"][0]["text"] == "I am real."
+    assert asked[0]["model"] == "tiny"
+
+
+# --- Nothing but the standard library ---------------------------------------------------------------------------------
+
+# Runs the demo, and says at its end which files its modules came from.
+CONFESSION = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from claude_proxy.cli import main
+code = main(sys.argv[1:])
+files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+print("MODULES", *sorted(f"{name}={file}" for name, file in files.items() if file), sep="\\n")
+sys.exit(code)
+"""
+
+
+def test_nothing_outside_the_standard_library_is_imported(starter: Starter, checkout: Path) -> None:
+    command = (sys.executable, "-S", "-I", "-c", CONFESSION, str(checkout))
+    with starter.running("demo", command=command) as process:
+        env = exports(process)
+        ask(env["ANTHROPIC_BASE_URL"], "/v1/messages", question("Hello!"), env["ANTHROPIC_AUTH_TOKEN"])
+        out, errors = stopped(process)
+    assert process.returncode == OK, errors
+    files = dict(line.split("=", 1) for line in out.partition("MODULES\n")[2].splitlines())
+    assert "claude_proxy.shell.app" in files
+    own = {name for name, file in files.items() if Path(file).is_relative_to(checkout)}
+    assert {name.partition(".")[0] for name in own} == {"claude_proxy"}
+    foreign = {name for name in files.keys() - own if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert foreign == set()
+    assert not any("site-packages" in file for file in files.values())
+
+
+def test_every_module_of_the_package_is_imported_without_site_packages(checkout: Path) -> None:
+    names = [
+        ".".join(file.relative_to(checkout).with_suffix("").parts)
+        for file in (checkout / "claude_proxy").rglob("*.py")
+        if file.name not in ("__main__.py", "__init__.py")
+    ]
+    code = f"import sys; sys.path.insert(0, {str(checkout)!r}); import {', '.join(names)}"
+    subprocess.run([sys.executable, "-S", "-I", "-W", "error", "-c", code], check=True, timeout=PATIENCE)
+
+
+# --- Older Pythons ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [STARTER, "claude_proxy/__main__.py"])
+def test_any_old_python_can_read_as_far_as_the_sentence(file: str) -> None:
+    ast.parse((ROOT / file).read_text(encoding="utf-8"), feature_version=(3, 0))
+
+
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 6, 0), (2, 7, 18)])
+@pytest.mark.parametrize("file", [STARTER, "claude_proxy/__main__.py"])
+def test_an_older_python_gets_one_sentence(checkout: Path, file: str, version: tuple[int, ...]) -> None:
+    """Told to this Python about itself: it must say so before it imports anything of the package."""
+    path = str(checkout / file)
+    code = f"import runpy, sys; sys.version_info = {version}; runpy.run_path({path!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == FAILED
+
+    assert done.stderr.count("\n") == 1
+    assert f"needs Python 3.11 or later; this is Python {version[0]}.{version[1]}." in done.stderr
+
+
+def installed(*versions: str) -> list[Path]:
+    """The Pythons of these versions that can be found here, on the path or among pyenv's."""
+    pyenv = Path.home() / ".pyenv" / "versions"
+    found = [Path(path) for version in versions if (path := shutil.which(f"python{version}"))]
+    found += [path for version in versions for path in pyenv.glob(f"{version}.*/bin/python")]
+    return [path for path in found if not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode]
+
+
+def test_real_older_pythons_get_one_sentence(checkout: Path) -> None:
+    older = installed("2.7", "3.6", "3.7", "3.8", "3.9", "3.10")
+    if not older:
+        pytest.skip("no older Python is installed here")
+    sentence = r"claude-proxy needs Python 3\.11 or later; this is Python \d\.\d+\. Try python3\.11\.\n"
+    for python in older:
+        done = subprocess.run([python, checkout / STARTER], capture_output=True, text=True, check=False)
+        assert done.returncode == FAILED
+        assert re.fullmatch(sentence, done.stderr), done.stderr
+
+
+def test_newer_pythons_serve(checkout: Path, folder: Path) -> None:
+    newer = installed("3.12", "3.13", "3.14")
+    if not newer:
+        pytest.skip("no newer Python is installed here")
+    for python in newer:
+        starter = Starter(checkout, folder, str(python))
+        with starter.running("demo") as process:
+            env = exports(process)
+            body = {**question("Hello!"), "stream": True}
+            request = urllib.request.Request(
+                f"{env['ANTHROPIC_BASE_URL']}/v1/messages",
+                json.dumps(body).encode(),
+                {"x-api-key": env["ANTHROPIC_AUTH_TOKEN"]},
+            )
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                assert fold(read_events(response.read()))["stop_reason"] == "end_turn"
+            _, errors = stopped(process)
+        assert process.returncode == OK
+        assert "Traceback" not in errors
