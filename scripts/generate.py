@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from claude_proxy import settings  # noqa: E402 - the checkout is not installed
+from claude_proxy import settings
 
 
 def generated() -> dict[Path, str]:

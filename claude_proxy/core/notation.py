@@ -82,9 +82,9 @@ def describe_tools(tools: Iterable[Tool]) -> str:
 # Models imitate examples, the names of tools in them too: so the examples call the very tools that are offered.
 _EXAMPLE_FILE = 'import sys\n\nif len(sys.argv) < 2:\n    print("usage: example.py NAME & more")'
 _EXAMPLE_TEXTS = (
+    (re.compile(r"command|cmd|script", re.IGNORECASE), "ls -la /srv && date"),
+    (re.compile(r"path|file$|filename|dir", re.IGNORECASE), "/srv/example.py"),
     (re.compile(r"content|file_text|code|body", re.IGNORECASE), _EXAMPLE_FILE),
-    (re.compile(r"path|file|dir", re.IGNORECASE), "/tmp/example.py"),  # noqa: S108 - only an example
-    (re.compile(r"command|cmd|script", re.IGNORECASE), "ls -la /tmp && date"),
     (re.compile(r"url|uri", re.IGNORECASE), "https://example.org/"),
     (re.compile(r"pattern|query|regex", re.IGNORECASE), "TODO"),
 )
@@ -93,14 +93,23 @@ _EXAMPLE_VALUES = {"integer": 10, "number": 10, "boolean": True, "array": [], "o
 
 def _examples(tools: Sequence[Tool]) -> str:
     """Worked examples: a text of several lines, where a tool takes one, and two calls in one block."""
-    calls = [Call(tool.name, _example_arguments(tool)) for tool in tools]
+    calls = [call for tool in tools if (call := Call(tool.name, _example_arguments(tool))).arguments]
     by_name = {tool.name: tool for tool in tools}
-    plain = sorted((call for call in calls if call.arguments), key=lambda call: len(_json(call.arguments)))
-    blocks = [[call for call in plain if _EXAMPLE_FILE in call.arguments.values()][:1], plain[:2]]
-    written = [f"I'll do that.\n{write_calls(block, by_name)}" for block in blocks if block]
+    blocks = [
+        [call for call in calls if _EXAMPLE_FILE in call.arguments.values()][:1],
+        sorted(calls, key=_example_rank)[:2],
+    ]
+    written = [f"I'll do that now.\n{write_calls(block, by_name)}" for block in blocks if block]
     if not written:
         return ""
     return "\n\nFor example (the values are made up):\n\n" + "\n\n".join(written)
+
+
+def _example_rank(call: Call) -> tuple[int, int]:
+    """What makes a better example: few arguments, and those of the most common kinds."""
+    texts = [text for _, text in _EXAMPLE_TEXTS]
+    kinds = [texts.index(value) if value in texts else len(texts) for value in call.arguments.values()]
+    return len(kinds), max(kinds)
 
 
 def _example_arguments(tool: Tool) -> dict[str, Any]:
@@ -349,19 +358,21 @@ class _Cost:
     MISNAMED_CLOSING = 2  # </command> for </parameter>
     PARAMETER_UNCLOSED = 3  # before the next parameter, on a line of its own
     PARTNERLESS_OPENING = 4  # in a value
-    STRAY = 4  # text or a tag between parameters
+    STRAY_TEXT = 4  # between parameters
     PARAMETER_UNCLOSED_INLINE = 5
     PARTNERLESS_CLOSING = 6  # in a value
     PARAMETER_UNCLOSED_AT_END = 8  # before the end of the invoke
     INVOKE_UNCLOSED = 8
     UNKNOWN_NEXT = 8  # a value ends before a parameter that no tool has
     TEXT_BEFORE_NEXT = 8
+    STRAY_TAG = 12  # between parameters: dearer than in a value
     TEXT_BEHIND_VALUE = 14
     MENTION = 16  # an opening tag that opens nothing
     LEFTOVER = 40
-    TRUNCATED = 1000  # where the text ends like a finished call
+    TRUNCATED = 1_000_000  # where the text ends like a finished call
     LIKELY_TRUNCATED = 8  # where it does not
     SURELY_TRUNCATED = 1  # where the reply is known to have been cut off
+    NEVER = 1_000_000_000
 
 
 _K, _C = _Kind, _Cost
@@ -419,7 +430,7 @@ class Reader:
         self._in_invoke = [unfinished] * (count + 1)
         self._in_value = [unfinished] * (count + 1)
         # Inside a value: in a parameter that stands there whole, in an invoke, in a parameter of such an invoke.
-        self._nested = {state: [unfinished] * (count + 1) for state in ("parameter", "invoke", "both")}
+        self._nested = {state: [_C.NEVER] * (count + 1) for state in ("parameter", "invoke", "both")}
         self._behind_element: dict[str, int] = {}
         for index in range(count - 1, -1, -1):
             self._add_nested_costs(index)
@@ -453,7 +464,7 @@ class Reader:
             case _K.OPEN_INVOKE:
                 return min(self._enter_invoke(index), rest + _C.MENTION)
             case _K.CLOSE_BLOCK:
-                return rest + _C.STRAY
+                return rest + _C.STRAY_TEXT
             case _K.CLOSE_INVOKE | _K.CLOSE_PARAMETER | _K.OPEN_PARAMETER:
                 return rest + _C.LEFTOVER
             case _:
@@ -469,7 +480,7 @@ class Reader:
                 return self._outside[index]
 
     def _enter_invoke(self, index: int) -> int:
-        text = _C.STRAY if self._following[index] is _K.TEXT else _C.FREE
+        text = _C.STRAY_TEXT if self._following[index] is _K.TEXT else _C.FREE
         return self._in_invoke[index + 1] + text
 
     def _cost_in_invoke(self, index: int, kind: _Kind) -> int:
@@ -479,7 +490,7 @@ class Reader:
                 return self._in_value[following]
             case _K.OPEN_ELEMENT:
                 behind = self._behind_element.get(self.tags[index].name)
-                return self._in_invoke[following] + _C.STRAY if behind is None else behind + _C.FREE
+                return self._in_invoke[following] + _C.STRAY_TAG if behind is None else behind
             case _K.GROUP:
                 return self._in_invoke[following]
             case _K.CLOSE_INVOKE:
@@ -488,7 +499,7 @@ class Reader:
             case _K.CLOSE_BLOCK | _K.OPEN_INVOKE | _K.OPEN_BLOCK:
                 return self._cost_in_block(index, kind) + _C.INVOKE_UNCLOSED
             case _:
-                return self._in_invoke[following] + _C.STRAY
+                return self._in_invoke[following] + _C.STRAY_TAG
 
     def _choices(self, index: int) -> list[tuple[int, str]]:
         """What a tag in a value can be, each with the cost of reading on from there.
