@@ -24,6 +24,8 @@ from claude_proxy.shell.server import ProxyServer
 from claude_proxy.shell.simulator import Simulator, openai_backend
 from claude_proxy.shell.upstream import Upstream
 
+# Claude Code's `auto` mode asks its server to judge each action, which no text-only model can do.
+_START_CLAUDE = "claude --permission-mode default"
 _OK, _FAILED, _MISUSED = 0, 1, 2
 _DEMO_TOKEN = "DEMO" * 8
 
@@ -105,7 +107,8 @@ def _serve() -> int:
     whose = "its own REDCap token" if configured.redcap_api_token else "each client's own REDCap token"
     print(
         f"claude-proxy {__version__} listens on {server.url} for {configured.redcap_api_url}, with {whose}.\n"
-        f"In another terminal: export ANTHROPIC_BASE_URL={server.url} ANTHROPIC_AUTH_TOKEN=<your REDCap token>; claude",
+        f"In another terminal:\n\nexport ANTHROPIC_BASE_URL={server.url}\n"
+        f"export ANTHROPIC_AUTH_TOKEN=your-redcap-token\n{_START_CLAUDE}\n",
         file=sys.stderr,
     )
     return _run(server)
@@ -118,14 +121,16 @@ def _listen(configured: Settings) -> ProxyServer | None:
     app = App(configured, Exchange(configured, upstream), journal)
     try:
         return ProxyServer(configured.listen_host, configured.listen_port, app)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         where = f"LISTEN_HOST={configured.listen_host}, LISTEN_PORT={configured.listen_port}"
         reasons = {
             errno.EADDRINUSE: "another program listens there, perhaps a proxy that is still running. Stop it, or set "
             "LISTEN_PORT to another number",
             errno.EACCES: "ports below 1024 need special rights. Set LISTEN_PORT to a larger number",
         }
-        reason = reasons.get(error.errno or 0, "the address is not one of this machine. Set LISTEN_HOST=127.0.0.1")
+        reason = reasons.get(
+            getattr(error, "errno", None) or 0, "the address is not one of this machine. Set LISTEN_HOST=127.0.0.1"
+        )
         print(f"claude-proxy: cannot listen on {where}: {reason}.", file=sys.stderr)
         return None
 
@@ -161,5 +166,7 @@ def _demo_text(url: str, backend: str | None) -> str:
         "In another terminal, in a folder to play in:\n\n"
         f"export ANTHROPIC_BASE_URL={url}\n"
         f"export ANTHROPIC_AUTH_TOKEN={_DEMO_TOKEN}\n\n"
-        "claude\n\nCtrl-C ends the demo."
+        f"{_START_CLAUDE}\n\n"
+        "Then ask, for example: write hello.py with `print('hello')` then run `python3 hello.py`\n\n"
+        "Ctrl-C ends the demo."
     )

@@ -51,7 +51,7 @@ class ProxyError(Exception):
     @property
     def stream_type(self) -> str:
         """The error type for an `error` event: there only `overloaded_error` makes the client stream again."""
-        can_help = self.status >= 500 and self.should_retry is not False
+        can_help = (self.status >= 500 or self.status == 429) and self.should_retry is not False
         return "overloaded_error" if can_help else self.type
 
 

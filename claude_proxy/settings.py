@@ -290,8 +290,8 @@ def _value(setting: Setting, text: str) -> dict[str, Any]:
     text = text or setting.default or ""
     if not text and setting.default is None:
         raise SettingsError(
-            f"{setting.name} is not set. {setting.help} Put {setting.name}={setting.example} with your own value "
-            "into .env (cp .env.example .env) or into the environment."
+            f"{setting.name} is not set. Put {setting.name}={setting.example} with your own value into .env "
+            f"(cp .env.example .env) or into the environment. {setting.help}"
         )
     if not text:
         return {}

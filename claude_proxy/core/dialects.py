@@ -196,7 +196,7 @@ def _named_json(match: re.Match[str]) -> _Read | None:
     text, position = match.string, match.end()
     fence = _OPENING_FENCE.match(text, position)
     position = fence.end() if fence else position
-    if position >= len(text):
+    if not text[position:].strip("`\n "):
         return _Read((), position, complete=False)
     value = loose_json.read_value(text, position)
     if not value.complete:
@@ -217,7 +217,7 @@ _CLOSING_FENCE = re.compile(r"\s*```")
 _QWEN_PARAMETER = re.compile(r"\s*<parameter=(?P<name>[^>\s]+)\s*>")
 _QWEN_END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
 _QWEN_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>|</tool_call>|\Z))|\n(?=<parameter=)")
-_GLM_KEY = re.compile(r"\s*<arg_key>\s*(?P<name>.*?)\s*</arg_key>\s*<arg_value>", re.DOTALL)
+_GLM_KEY = re.compile(r"\s*<arg_key>\s{0,9}(?P<name>[^<\s]{1,200})\s{0,9}</arg_key>\s*<arg_value>")
 _GLM_VALUE_END = re.compile(r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))")
 _GLM_END = re.compile(r"\s*</tool_call>")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from claude_proxy.core import entities
 from claude_proxy.core.prompt import Prompt, Turn
 
-_LONGEST_ANCHOR = 400  # characters
+_SHORTEST_ANCHOR, _LONGEST_ANCHOR = 60, 800  # characters
 
 
 # --- repair -----------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def ask_again(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prom
 
 def _extend(prompt: Prompt, reply: str, demand: str, *, armoured: bool) -> Prompt:
     protect = entities.armour if armoured else str
-    said = Turn("assistant", protect(reply.rstrip()))
+    said = Turn("assistant", protect(reply.rstrip()) or "(nothing)")  # an empty turn would be refused
     return replace(prompt, turns=(*prompt.turns, said, Turn("user", protect(demand))))
 
 
@@ -60,35 +60,56 @@ class Seam:
 
 
 def cut_back(text: str) -> Seam:
-    """Find the seam of a reply that was cut off."""
-    start = max(text.rfind("\n") + 1, len(text) - _LONGEST_ANCHOR)
+    """Find the seam of a reply that was cut off.
+
+    The last line alone may be a mere bracket; so the anchor takes in lines before it until it is long enough to stand
+    nowhere else. An entity that was cut in the middle has not been decoded; it is left to the continuation.
+    """
+    text = _HALF_ENTITY.sub("", text)
+    start = text.rfind("\n") + 1
+    if len(text) - start > _LONGEST_ANCHOR:
+        start = len(text) - _LONGEST_ANCHOR
+    while start > 0 and len(text) - start < _LONGEST_ANCHOR and not _is_distinct(text, start):
+        start = text.rfind("\n", 0, start - 1) + 1
     return Seam(text[:start], text[start:])
+
+
+_HALF_ENTITY = re.compile(r"\s*&#?\w{0,9}\Z")
+
+
+def _is_distinct(text: str, start: int) -> bool:
+    anchor = text[start:]
+    return len(anchor.strip()) >= _SHORTEST_ANCHOR and text.find(anchor) == start
 
 
 def ask_on(prompt: Prompt, seam: Seam, *, armoured: bool) -> Prompt:
     """The prompt that asks for the continuation of a reply."""
     demand = (
         "[Your reply was cut off by a length limit. Continue it as if it had not been. Put the continuation between "
-        "<continuation> and </continuation>, each on a line of its own. Begin with the beginning of the last line, "
-        "which may be incomplete, exactly as it stands here, and complete it:\n"
+        "<continuation> and </continuation>, each on a line of its own. Begin with the following last lines, "
+        "exactly as they stand here, complete the very last, which may be cut off, and go on:\n"
         f"{seam.anchor}\n"
-        "Repeat nothing before that line, and add no remarks.]"
+        "Repeat nothing before these lines, and add no remarks.]"
     )
     return _extend(prompt, seam.kept + seam.anchor, demand, armoured=armoured)
 
 
+_THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>\s*", re.DOTALL)
 _WRAPPED = re.compile(r"<continuation>[ \t]*\n?(.*?)(?:\n?[ \t]*</continuation>\s*|)\Z", re.DOTALL)
 
 
 def join(seam: Seam, continuation: str) -> str | None:
     """The reply with its continuation; None where the continuation does not begin as it must."""
+    continuation = _THOUGHT.sub("", continuation)
     wrapped = _WRAPPED.search(continuation)
+    if not wrapped and len(seam.anchor) < _SHORTEST_ANCHOR:
+        return None  # too little to tell a continuation from a remark
     text = wrapped[1] if wrapped else continuation
     if text.startswith(seam.anchor):
         return seam.kept + text
     # The model may have gone back further than it was told, or have lost the indentation.
     start = text.find(seam.anchor)
-    if start > 0 and seam.kept.endswith(text[:start]):
+    if start > 0 and text.count(seam.anchor) == 1 and seam.kept.endswith(text[:start]):
         return seam.kept + text[start:]
     bare = seam.anchor.lstrip(" \t")
     if bare and text.startswith(bare):

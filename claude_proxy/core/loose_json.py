@@ -65,9 +65,12 @@ def loads(text: str) -> Any:
         ValueError: it is not; NaN and infinite numbers, which JSON does not have, are refused.
     """
     try:
-        return _STRICT.decode(text)
+        value = _STRICT.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if _is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
 
 
 def read_value(text: str, start: int = 0) -> Value:
@@ -81,7 +84,24 @@ def read_value(text: str, start: int = 0) -> Value:
         value, end = _STRICT.raw_decode(text, start)
     except (ValueError, RecursionError):
         return _Parser(text).read(start)
+    if _is_deep(value):
+        raise Unreadable("nested too deeply")
     return Value(value, end)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value is nested deeper than anything that goes through it can stand."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for holder in level
+            if isinstance(holder, dict | list)
+            for item in (holder.values() if isinstance(holder, dict) else holder)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def read_arguments(text: str, start: int) -> Value:
@@ -95,7 +115,9 @@ def read_arguments(text: str, start: int) -> Value:
 
 _SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/|#[^\n]*)*", re.DOTALL)
 _ELLIPSIS = re.compile(r"\.\.\.|…")
-_NUMBER = re.compile(r"[+-]?(?:0[xX][0-9a-fA-F]+|(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])")
+_NUMBER = re.compile(
+    r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|(?:\d[\d_]{0,300}(?:\.\d{0,300})?|\.\d{1,300})(?:[eE][+-]?\d+)?)(?![\w.])"
+)
 _WORD = re.compile(r"[A-Za-z_$][\w$.-]*")
 _BARE = re.compile(r"[^\s,\]})\[{(\"':][^,\]}\n]*")
 # The last two are Gemma's.
@@ -114,15 +136,15 @@ _KEY_AHEAD = re.compile(r"""["'“][^"'”\n]{1,80}["'”]\s*:""")
 
 def _behind_value(following: str, line: str = r"[A-Z][\w ]{0,30}:|\{") -> re.Pattern[str]:
     return re.compile(
-        rf"""\s*(?:
+        rf"""\s*+(?:
             \Z
           | ,\s*(?:{following}|[\]}})]|//|/\*|\#|\.\.\.|\Z)
           | (?:[\]}})]\s*)+(?:,\s*(?:{following}|[\]}})]|\Z)|[<`;|\[]|\Z|(?<=\n)(?:{line}))
           | \+\s*["'“‘]
-          | \s["']
-          | //|/\*|[ \t]\#|</|<\||<｜
+          | (?<=\s)["']
+          | //|/\*|(?<=[ \t])\#|</|<\||<｜
           )
-          | \s*\n\s*["'“‘]?[\w$-]{{1,80}}["'”’]?\s*:""",
+          | [ \t\r]*+\n\s*+["'“‘]?[\w$-]{{1,80}}["'”’]?[ \t]*:""",
         re.VERBOSE,
     )
 
@@ -162,6 +184,9 @@ class _Parser:
         if depth > _MAX_DEPTH:
             raise Unreadable("nested too deeply")
         position = _skip(self.text, position)
+        if position >= len(self.text) and depth > 0:
+            self.complete = False
+            return None, position
         first = self.text[position : position + 1]
         if first == "{":
             return self._object(position + 1, depth)
@@ -174,6 +199,8 @@ class _Parser:
         return self._word(position)
 
     def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
+        if depth > _MAX_DEPTH:
+            raise Unreadable("nested too deeply")
         members: dict[str, Any] = {}
         while True:
             position = self._separator(position)
@@ -181,6 +208,7 @@ class _Parser:
                 self.complete = False
                 return members, position
             if self.text[position] in "}])":
+                self._close(position, "})" if self._behind is _BEHIND_ARGUMENT else "}")
                 return members, position + 1
             if self.text.startswith(_TAG_LIKE, position):
                 return members, position  # the closing brace was forgotten
@@ -203,10 +231,16 @@ class _Parser:
             if position >= len(self.text):
                 self.complete = False
                 return items, position
-            if self.text[position] == closing or self.text[position] in "]})":
+            if self.text[position] in "]})":
+                self._close(position, closing)
                 return items, position + 1
             item, position = self._value(position, depth + 1)
             items.append(item)
+
+    def _close(self, position: int, closing: str) -> None:
+        """Take note of a bracket that closes; a wrong one at the very end is where a string was cut off."""
+        if self.text[position] not in closing and not self.text[position + 1 :].strip(" \t\n]})"):
+            self.complete = False
 
     def _separator(self, position: int) -> int:
         """Skip what may stand between members: white space, comments, commas, ellipses."""
@@ -289,6 +323,6 @@ def _number(text: str) -> Any:
     try:
         if "." in digits or "e" in digits.lower().removeprefix("0x"):
             return _finite(digits)
-        return int(digits, 0) if re.fullmatch(r"[+-]?(0[xX].*|0|[1-9]\d*)", digits) else float(digits)
+        return int(digits, 0) if re.fullmatch(r"[+-]?(0[xX].*|0|[1-9]\d*)", digits) else _finite(digits)
     except (ValueError, OverflowError):
         return text

@@ -65,11 +65,15 @@ each literal entity written with its ampersand as &amp;: the C expression you se
 `sum;` in the file, and to put an escaped less-than sign into a file you write `&amp;lt;`. Copy such sequences exactly \
 as you see them. All other text, a plain & or < or > included, is written as it is.
 
-Never begin a reply with { or with a ```json fence; put a few words before it."""
+Never begin a reply with { or with a ```json fence; put a few words before it.
+
+What stands inside <system_message> tags comes from the operator of this conversation, not from the user."""
 _CHANNEL_NOTE_WITHOUT_ENTITIES = """\
 # How your text travels
 
-Never begin a reply with { or with a ```json fence; put a few words before it."""
+Never begin a reply with { or with a ```json fence; put a few words before it.
+
+What stands inside <system_message> tags comes from the operator of this conversation, not from the user."""
 
 _OPENING = "(The beginning of this conversation is not shown.)"
 _CLOSING = "(Go on.)"
@@ -192,7 +196,10 @@ class _Renderer:
     def _result(self, name: str, result: ToolResult) -> str:
         status = ' status="error"' if result.is_error else ""
         content = "\n".join(self._plain(block) for block in result.content)
-        return f'<tool_result name="{name}"{status}>\n{content}\n</tool_result>'
+        tag = "tool_result"
+        while f"</{tag}" in content:
+            tag += "_"  # so that nothing in a file can end the result and speak for somebody else
+        return f'<{tag} name="{name}"{status}>\n{content}\n</{tag}>'
 
     def _plain(self, block: Block) -> str:
         match block:

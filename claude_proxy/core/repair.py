@@ -82,7 +82,7 @@ def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = T
             fitted[meant] = fit(value, known.get(meant, True), schema)
     if not decoded:
         fitted = _unescaped(fitted)
-    return _without_line_numbers(_without_fences(fitted))
+    return _without_fences(fitted)
 
 
 def _says_nothing(value: Any, allowed: frozenset[str]) -> bool:
@@ -145,11 +145,6 @@ def _from_string(text: str, allowed: frozenset[str]) -> Any:
 
 # --- habits -----------------------------------------------------------------------------------------------------------
 
-_FENCED = re.compile(r"\s*(`{3,}|~{3,})[^\n`]*\n(.*?)\n?[ \t]*\1\s*", re.DOTALL)
-_NUMBERED = re.compile(r"[ \t]*(\d+)(?:\t|→)(.*)")
-_MARKDOWN = re.compile(r"\.(?:md|mdx|markdown|rst|qmd|rmd)$", re.IGNORECASE)
-
-
 _MARKUP = re.compile(r"\.(?:html?|xml|svg|xhtml|vue|md|mdx)$", re.IGNORECASE)
 _ESCAPED = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&amp;": "&"}
 _ESCAPED_PATTERN = re.compile("|".join(_ESCAPED))
@@ -167,32 +162,24 @@ def _unescape(text: str) -> str:
     return _ESCAPED_PATTERN.sub(lambda match: _ESCAPED[match[0]], text) if throughout else text
 
 
+_SOURCE_FILE = re.compile(r"\.(?!(?:md|mdx|markdown|rst|qmd|rmd|txt|text|log)$)[A-Za-z]\w{0,9}$", re.IGNORECASE)
+_COMMAND = re.compile(r"command|cmd|script|code|.*json.*", re.IGNORECASE)
+
+
 def _without_fences(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Take a value out of the code fence that is wrapped around all of it, unless a Markdown file wants it."""
-    if any(isinstance(value, str) and _MARKDOWN.search(value.strip()) for value in arguments.values()):
-        return arguments
-    return {name: _without_fence(value) if isinstance(value, str) else value for name, value in arguments.items()}
+    """Take a command, or what goes into a source file, out of the code fence that is wrapped around all of it."""
+    to_source = any(isinstance(value, str) and _SOURCE_FILE.search(value.strip()) for value in arguments.values())
+    return {
+        name: _without_fence(value) if isinstance(value, str) and (to_source or _COMMAND.fullmatch(name)) else value
+        for name, value in arguments.items()
+    }
 
 
 def _without_fence(text: str) -> str:
-    if "\n" not in text or not text.lstrip().startswith(("```", "~~~")):
+    stripped = text.strip()
+    mark = stripped[:3]
+    opening, _, rest = stripped.partition("\n")
+    inner, _, closing = rest.rpartition("\n")
+    if mark not in {"```", "~~~"} or closing.strip() != opening[: len(opening) - len(opening.lstrip(mark[0]))]:
         return text
-    fenced = _FENCED.fullmatch(text)
-    return fenced[2] if fenced and fenced[1] not in fenced[2] else text
-
-
-def _without_line_numbers(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Drop the line numbers that a file reader puts before each line and a model copies into an edit's texts."""
-    edited = [name for name in arguments if re.match(r"(?:old|new)_?(?:str|string|text)", name, re.IGNORECASE)]
-    if not any(name.lower().startswith("old") for name in edited):
-        return arguments
-    return {name: _unnumbered(value) if name in edited else value for name, value in arguments.items()}
-
-
-def _unnumbered(text: Any) -> Any:
-    if not isinstance(text, str) or not text.strip():
-        return text
-    lines = [_NUMBERED.fullmatch(line) for line in text.split("\n")]
-    numbers = [int(line[1]) for line in lines if line]
-    consecutive = numbers == list(range(numbers[0], numbers[0] + len(lines))) if numbers else False
-    return "\n".join(line[2] for line in lines if line) if consecutive else text
+    return text if mark in inner or mark[0] in opening.lstrip(mark[0]) else inner

@@ -94,12 +94,12 @@ def read_reply(
         content=(*_thinking(thoughts), *content),
         stop_reason="tool_use" if calls else "max_tokens" if truncated else "end_turn",
         truncated=truncated,
-        defect=None if calls or truncated else found.defect,
+        defect=None if calls or truncated else found.defect if content else "the reply is empty",
     )
 
 
 # The beginning of a tag that the reply's end has cut off, at the start of a line.
-_PARTIAL_TAG = re.compile(r"(?:\n|\A)[ \t]*<(?:/?[a-z_]{1,14}|invoke\s[^<>\n]*|function_calls>\s*)\Z")
+_PARTIAL_TAG = re.compile(r"(?:\n|\A)[ \t]*<(?:/?[a-z_]{0,14}|invoke\s[^<>\n]*|function_calls>\s*)\Z")
 _TAG_NAMES = ("function_calls", "/function_calls", "invoke", "/invoke")
 
 
@@ -120,8 +120,8 @@ def _tool_use(call: Call, tools: Mapping[str, Tool], tool_use_id: str, *, decode
 
 # --- thinking ---------------------------------------------------------------------------------------------------------
 
-_OPENING_THOUGHT = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
-_CLOSING_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_OPENING_THOUGHT = re.compile(r"<\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[THINK\]", re.IGNORECASE)
+_CLOSING_THOUGHT = re.compile(r"</\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[/THINK\]", re.IGNORECASE)
 _LONE_CLOSING_THOUGHT = re.compile(r"</think(?:ing)?>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{\[])", re.IGNORECASE)
 # gpt-oss speaks in channels: `analysis` is thinking, what is said in the others is for the user.
 _ANALYSIS = re.compile(
@@ -193,7 +193,13 @@ def _find(text: str, tools: Mapping[str, Tool], *, cut: bool) -> _Found:
     return _look_through(text, _DialectFinder(text, tools))
 
 
-_LINE = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})?(?P<rest>[^\n]*)(?:\n|\Z)")
+_LINE = re.compile(
+    r"(?:[ \t]*(?:(?:[-*+]|\d{1,3}[.)]|>)[ \t]+)*(?P<fence>`{3,}|~{3,}))?(?P<rest>[^\n]*)(?:\n\s*(?=\n)\n?|\n|\Z)"
+)
+_FENCE_AT_END = re.compile(r"[^`\n]*[^`\s](`{3,})[\w+-]*[ \t]*\n")
+# Markup that shows a text instead of meaning it.
+_QUOTED = re.compile(r"[ \t]*<(!--|pre|code|example)\b", re.IGNORECASE)
+_QUOTED_ENDS = {"!--": "-->", "pre": "</pre>", "code": "</code>", "example": "</example>"}
 _RESULT = re.compile(
     r"[ \t]*</?(?:tool_results?|function_results?|tool_responses?|tool_outputs?|system_message)\b", re.IGNORECASE
 )
@@ -202,30 +208,44 @@ _RESULT_AFTER_CALL = re.compile(
     r"|```tool_outputs?)",
     re.IGNORECASE,
 )
-_TURN = re.compile(r"[ \t]*(?:\*\*)?(?:Human|User|Assistant):")
-_TURN_BEFORE_CALL = re.compile(r"Human:|User:(?=.*\n\s*Assistant:)", re.DOTALL)
+_TURN = re.compile(r"[ \t]*(?:(?:\*\*)?(?:Human|User|Assistant)\b(?:\*\*)?:|#{1,6} (?:Human|User|Assistant)\b)")
+_CHAT_TOKEN = re.compile(r"<\|im_start\|>(?:user|tool)|<\|start_header_id\|>(?:user|tool|ipython)|\[INST\]")
+_TURN_BEFORE_CALL = re.compile(r"(?:Human|(User)):")
 
 
 def _look_through(text: str, finder: _Finder) -> _Found:
     found = _Found(len(text))
     position, fence, called = 0, "", False
+    turn: int | None = None  # where the first line begins that looks like somebody's turn
     while position < len(text) and (line := _LINE.match(text, position)):
         position = line.end()
         if fence:
             closes = (line["fence"] or "").startswith(fence) and not line["rest"].strip()
             fence = "" if closes else fence
+        elif finder.tools and (token := _CHAT_TOKEN.search(text, line.start(), line.end())):
+            found.end = token.start()
+            break
         elif finder.tools and _is_invented(line, called=called):
             found.end = line.start()
             break
+        elif quoted := _QUOTED.match(text, line.start()):
+            closing = text.find(_QUOTED_ENDS[quoted[1].lower()], quoted.end())
+            position = position if closing < 0 else text.find("\n", closing) + 1 or len(text)
         elif thought := _thought(line):
             found.parts.append(thought)
             position = thought.end
         elif block := (finder.in_fence(line) if line["fence"] else finder.in_line(line)):
+            if turn is not None and not called:
+                found.end = turn  # the model has invented a turn, and goes on from there
+                break
             found.parts.append(block)
             called = called or bool(block.calls)
             position = block.end
         else:
-            fence = line["fence"] or ""
+            at_end = _FENCE_AT_END.match(text, line.start())
+            fence = line["fence"] or (at_end[1] if at_end else "")
+            position = max(position, finder.refused)
+            turn = line.start() if turn is None and line.start() and _TURN.match(text, line.start()) else turn
     found.defect = finder.defect
     return found
 
@@ -237,19 +257,37 @@ def _is_invented(line: re.Match[str], *, called: bool) -> bool:
         return True
     if called:
         return bool(_RESULT_AFTER_CALL.match(text, start) or _TURN.match(text, start))
-    behind_blank_line = text[max(0, start - 2) : start] == "\n\n"
-    return behind_blank_line and _TURN_BEFORE_CALL.match(text, start) is not None
+    turn = _TURN_BEFORE_CALL.match(text, start)
+    if not turn or text[max(0, start - 2) : start] != "\n\n":
+        return False
+    return not turn[1] or text.find("\nAssistant:", start) >= 0  # a lone `User:` may well be part of an answer
 
 
 def _thought(line: re.Match[str]) -> _Thought | None:
+    """The stretch of thinking that begins in a line of prose, outside inline code."""
     text = line.string
-    indent = len(line[0]) - len(line[0].lstrip())
-    opening = _OPENING_THOUGHT.match(text, line.start() + indent)
-    if not opening:
+    opening = _OPENING_THOUGHT.search(text, line.start(), line.end())
+    if not opening or _in_inline_code(text, line.start(), opening.start()):
         return None
     closing = _CLOSING_THOUGHT.search(text, opening.end())
-    inner_end, end = (closing.start(), closing.end()) if closing else (len(text), len(text))
-    return _Thought(line.start(), end, text[opening.end() : inner_end])
+    if not closing:
+        starts_line = not text[line.start() : opening.start()].strip()
+        hides_calls = "<function_calls>" in text[opening.end() :]
+        return _Thought(opening.start(), len(text), text[opening.end() :]) if starts_line or hides_calls else None
+    # Thinking about thinking: a further closing tag without an opening one belongs to it.
+    while further := _CLOSING_THOUGHT.search(text, closing.end()):
+        if _OPENING_THOUGHT.search(text, closing.end(), further.start()) or "\n<" not in text[closing.end() :]:
+            break
+        closing = further
+    return _Thought(opening.start(), closing.end(), text[opening.end() : closing.start()])
+
+
+def _in_inline_code(text: str, start: int, position: int) -> bool:
+    """Whether a position in a line stands between backticks: single ones, or runs of them."""
+    return len(_BACKTICKS.findall(text, start, position)) % 2 == 1
+
+
+_BACKTICKS = re.compile(r"`+")
 
 
 # --- finding calls in a line ------------------------------------------------------------------------------------------
@@ -257,6 +295,7 @@ def _thought(line: re.Match[str]) -> _Thought | None:
 _RESULT_FOLLOWS = r"(?=</?(?:tool_result|function_result|tool_response|tool_output)|```tool_output)"
 _TAIL = re.compile(rf"\s*(?:\Z|{_RESULT_FOLLOWS})")
 _TAIL_OF_FENCE = re.compile(rf"\s*(?:`{{3,}}|~{{3,}})?\s*(?:\Z|{_RESULT_FOLLOWS})")
+_BLANKS = re.compile(r"\s*")
 _MAX_ATTEMPTS = 32  # tries that lead to nothing; more would let the time grow faster than the text
 
 
@@ -268,6 +307,7 @@ class _Finder:
         self.tools = tools
         self.defect: str | None = None
         self.attempts = _MAX_ATTEMPTS
+        self.refused = 0  # up to here, calls have been read that do not count; nothing that stands in them does
 
     def in_line(self, _line: re.Match[str]) -> CallBlock | None:
         """The calls that begin in a line of prose."""
@@ -283,7 +323,8 @@ class _Finder:
 
     def unknown_tool(self, name: str) -> str:
         """What is wrong with a call of a tool that is not offered."""
-        return f"there is no tool named {name!r}; the tools are {', '.join(self.tools)}"
+        shown = ", ".join(tool.name for tool in self.tools.values() if not tool.defer_loading)
+        return f"there is no tool named {name!r}; the tools are {shown}"
 
 
 class _CanonicalFinder(_Finder):
@@ -299,10 +340,13 @@ class _CanonicalFinder(_Finder):
         opening = self._opening(line.start(), line.end())
         if opening is None or self.attempts == 0:
             return None
+        start = self._reader.tags[opening].start
+        mid_line = bool(self.text[line.start() : start].strip())
+        if mid_line and _in_inline_code(self.text, line.start(), start):
+            return None
         block = self._reader.read(opening)
-        lead = self.text[line.start() : block.start]
         ends_reply = not block.truncated and not self.text[block.end :].strip()
-        if lead.strip() and (lead.count("`") % 2 or not ends_reply):
+        if mid_line and not ends_reply:
             self.attempts -= 1
             return None
         return self._accept(block)
@@ -310,7 +354,9 @@ class _CanonicalFinder(_Finder):
     def in_fence(self, line: re.Match[str]) -> CallBlock | None:
         """Directly behind the opening of the fence, and with nothing behind them."""
         opening = self._opening(line.end(), len(self.text))
-        if opening is None or self.text[line.end() : self._reader.tags[opening].start].strip() or self.attempts == 0:
+        if opening is None or self.attempts == 0:
+            return None
+        if _BLANKS.match(self.text, line.end()).end() < self._reader.tags[opening].start:  # type: ignore[union-attr]
             return None
         block = self._reader.read(opening)
         tail = _TAIL_OF_FENCE.match(self.text, block.end)
@@ -329,6 +375,8 @@ class _CanonicalFinder(_Finder):
     def _accept(self, block: CallBlock) -> CallBlock | None:
         if missing := self.missing_tool(block):
             self.defect = self.unknown_tool(missing)
+            self.attempts -= 1
+            self.refused = block.end
             return None
         # Models end with their calls. Where a reply that was cut off goes on behind them, the tags that seem to end
         # the last one may well stand in a value that the end of the reply cut off.
@@ -353,10 +401,12 @@ class _DialectFinder(_Finder):
 
     def _special_tokens(self, line: re.Match[str]) -> Iterator[int]:
         """Where in a line, outside inline code, a token stands that begins calls."""
+        inside, position = False, line.start()
         for token in dialects.SPECIAL_TOKEN.finditer(line.string, line.start(), line.end()):
-            lead = line.string[line.start() : token.start()]
-            if lead.count("`") % 2 == 0 and dialects.begins(self.text, token.start(), unmistakable=True):
-                yield token.start()
+            inside ^= line.string.count("`", position, token.start()) % 2 == 1
+            position = token.start()
+            if not inside and dialects.begins(self.text, position, unmistakable=True):
+                yield position
 
     def in_fence(self, line: re.Match[str]) -> CallBlock | None:
         """Where the fence is the dialect's own, or stands around the calls."""
@@ -377,6 +427,7 @@ class _DialectFinder(_Finder):
         self.attempts -= 1
         if dialects.begins(self.text, start, unmistakable=True):
             self.defect = fault
+            self.refused = block.end if block else start
         return None
 
     def _with_arguments(self, call: Call) -> Call | str:

@@ -110,7 +110,9 @@ def encode_form(fields: Mapping[str, str], boundary: str) -> tuple[str, bytes]:
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
     ]
-    return f"multipart/form-data; boundary={boundary}", ("".join(parts) + f"--{boundary}--\r\n").encode()
+    return f"multipart/form-data; boundary={boundary}", ("".join(parts) + f"--{boundary}--\r\n").encode(
+        errors="replace"
+    )
 
 
 def reached_limit(alias: Alias, max_tokens: int, output_tokens: int) -> bool:
@@ -180,6 +182,7 @@ def _answer(data: Mapping[str, Any] | None) -> Answer | None:
         case {"content": [{"type": "text", "text": str(text)}, *_], **rest}:
             usage = rest.get("usage")
             counts = usage if isinstance(usage, dict) else {}
+            text = text.encode(errors="replace").decode()  # no lone surrogate leaves the proxy again
             return Answer(text, _tokens(counts.get("input_tokens")), _tokens(counts.get("output_tokens")))
         case _:
             return None

@@ -1,8 +1,9 @@
-"""Armour slips: where a model wrote an entity without the armour, and the module has decoded it.
+"""Slips of the pen in an edit, which only the conversation shows.
 
-An edit then looks for `∑` in a file that holds `&sum;`, and fails. If an edit's old text matches nothing that the
-conversation has shown, but matches once what was shown is decoded, then what was shown is what was meant; and the lines
-that the new text shares with the old one are meant alike.
+An edit names the text it replaces, and fails if the file does not hold it. Two slips are common. Where a model wrote an
+entity without the armour, the module has decoded it, and the edit looks for `∑` in a file that holds `&sum;`. And a
+model copies the line numbers that a file reader puts before each line. Both are mended only where the conversation has
+not shown the old text as it stands, but has shown what it must have been; the new text is mended alike.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from claude_proxy.core import entities
-from claude_proxy.core.content import MessageParam, Text, ToolResult
+from claude_proxy.core.content import MessageParam, Text, ToolResult, ToolUse
 
 _OLD = re.compile(r"old_?(?:str|string|text)", re.IGNORECASE)
 _NEW = re.compile(r"new_?(?:str|string|text)", re.IGNORECASE)
+_NUMBERED = re.compile(r"[ \t]*(\d{1,9})(?:\t|→)(.*)")
 _LINE_NUMBER = re.compile(r"^[ \t]*\d+(?:\t|→)", re.MULTILINE)
 
 
@@ -25,20 +27,40 @@ def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> di
 
     Args:
         arguments: of any call.
-        shown: the texts that the conversation has shown; asked for only where there could be a slip.
+        shown: the texts that the conversation has shown, as they stand in their files; asked for only where there
+            could be a slip.
     """
     old = next((value for name, value in arguments.items() if _OLD.fullmatch(name) and isinstance(value, str)), "")
-    if not entities.could_be_decoded(old):
+    bare = _without_numbers(old)
+    if not (entities.could_be_decoded(old) or bare is not None):
         return None
-    texts = [_LINE_NUMBER.sub("", text) for text in shown()]
+    texts = list(shown())
     if any(old in text for text in texts):
         return None
+    if bare and any(bare in text for text in texts):
+        return {name: _bare(name, value) for name, value in arguments.items()}
     twins = {twin for text in texts if "&" in text for twin in _twins(old, text)}
     if len(twins) != 1:
         return None
     twin = twins.pop()
     lines = dict(zip(old.split("\n"), twin.split("\n"), strict=False))
     return {name: _mended(name, value, twin, lines) for name, value in arguments.items()}
+
+
+def _without_numbers(text: str) -> str | None:
+    """A text without the line numbers before its lines; None if they are not all numbered, one after the other."""
+    lines = [_NUMBERED.fullmatch(line) for line in text.split("\n")]
+    numbers = [int(line[1]) for line in lines if line]
+    if not numbers or numbers != list(range(numbers[0], numbers[0] + len(lines))):
+        return None
+    return "\n".join(line[2] for line in lines if line)
+
+
+def _bare(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not (_OLD.fullmatch(name) or _NEW.fullmatch(name)):
+        return value
+    bare = _without_numbers(value)
+    return value if bare is None else bare
 
 
 def _mended(name: str, value: Any, twin: str, lines: Mapping[str, str]) -> Any:
@@ -77,11 +99,21 @@ def _original(position: int, ends: list[tuple[int, int]]) -> int:
     return position if index < 0 else ends[index][1] + position - ends[index][0]
 
 
+_READER = re.compile(r"read|view|open", re.IGNORECASE)
+
+
 def shown_texts(messages: Iterable[MessageParam]) -> Iterable[str]:
-    """The texts that a conversation has shown to the model, as they were before the armour."""
+    """The texts that a conversation has shown, as they stand in their files.
+
+    They are without the armour, and without the line numbers that a tool which reads files puts before each line.
+    """
+    names: dict[str, str] = {}
     for message in messages:
         for block in message.content:
             if isinstance(block, Text):
                 yield block.text
+            elif isinstance(block, ToolUse):
+                names[block.id] = block.name
             elif isinstance(block, ToolResult):
-                yield "\n".join(item.text for item in block.content if isinstance(item, Text))
+                text = "\n".join(item.text for item in block.content if isinstance(item, Text))
+                yield _LINE_NUMBER.sub("", text) if _READER.search(names.get(block.tool_use_id, "")) else text

@@ -76,7 +76,7 @@ class App:
         self._exchange = exchange
         self._journal = journal
         self._routes: Mapping[str, Mapping[str, Handler]] = {
-            "/": {"HEAD": self._probe},
+            "/": {"HEAD": self._probe, "GET": self._health},
             "/api/hello": {"HEAD": self._probe, "GET": self._probe},
             "/health": {"GET": self._health, "HEAD": self._health},
             "/v1/messages": {"POST": self._messages},
@@ -245,6 +245,7 @@ def _note(record: Record, outcome: Outcome) -> None:
     record.repairs = outcome.repairs or None
     record.continuations = outcome.continuations or None
     record.slips = outcome.slips or None
+    record.second_ask_error = outcome.second_ask_error
     record.stop_reason = message.stop_reason
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from claude_proxy.core import followup, models, prompt, reply, securechat, slips, tokens
-from claude_proxy.core.content import ContentBlock, Message, Request, Thinking, ToolUse, Usage
+from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
@@ -49,13 +49,15 @@ class Outcome:
         message: for the client.
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
-        slips: in how many calls entities had lost their armour.
+        slips: in how many edits a slip of the pen was mended.
+        second_ask_error: the class of the failure that ended the asking again.
     """
 
     message: Message
     repairs: int = 0
     continuations: int = 0
     slips: int = 0
+    second_ask_error: str | None = None
 
 
 class Exchange:
@@ -86,24 +88,26 @@ class Exchange:
         asking = _Asking(self, call, token, waiter)
         read = asking.read(asking.ask(call.prompt))
         read = asking.repair(asking.continue_(read))
-        content, slips = self._mend_slips(call, read.content)
+        content, mended = self._for_client(call, read.content)
         message = Message(message_id, call.request.model, content, read.stop_reason, asking.usage)
-        return Outcome(message, asking.repairs, asking.continuations, slips)
+        return Outcome(message, asking.repairs, asking.continuations, mended, asking.failure)
 
-    def _mend_slips(self, call: Call, content: Iterable[ContentBlock]) -> tuple[tuple[ContentBlock, ...], int]:
-        """The content as the client may have it, and in how many calls entities had lost their armour."""
+    def _for_client(self, call: Call, content: Iterable[ContentBlock]) -> tuple[tuple[ContentBlock, ...], int]:
+        """The content as the client wants it, and in how many edits a slip was mended.
+
+        Thinking is left out where the request does not allow it, unless there is nothing else to show.
+        """
         blocks: list[ContentBlock] = []
-        slips_mended = 0
+        mended = 0
         for block in content:
-            if isinstance(block, Thinking) and not call.request.thinking:
-                continue
-            if isinstance(block, ToolUse) and self.settings.redcap_decodes_entities:
-                mended = slips.mend(block.input, lambda: slips.shown_texts(call.request.messages))
-                slips_mended += mended is not None
-                blocks.append(replace(block, input=mended or block.input))
-            else:
+            if isinstance(block, ToolUse):
+                arguments = slips.mend(block.input, lambda: slips.shown_texts(call.request.messages))
+                mended += arguments is not None
+                blocks.append(replace(block, input=arguments or block.input))
+            elif call.request.thinking or not isinstance(block, Thinking):
                 blocks.append(block)
-        return tuple(blocks), slips_mended
+        thoughts = [Text(block.thinking) for block in content if isinstance(block, Thinking)]
+        return tuple(blocks or thoughts), mended
 
     def post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
         """Ask once.
@@ -164,19 +168,26 @@ class _Asking:
         self._token = token
         self._waiter = waiter
         self._alias = call.choice.alias
-        self._wanted = call.request.max_tokens or self._alias.max_output
+        wanted = call.request.max_tokens
+        self._wanted = self._alias.max_output if wanted is None else max(1, wanted)
         self._max_tokens = min(self._wanted, self._alias.max_output)
         self._armoured = exchange.settings.redcap_decodes_entities
-        self._tools = {tool.name: tool for tool in call.request.callable_tools}
+        demanded = call.request.tool_choice.name
+        tools = call.request.callable_tools
+        self._tools = {tool.name: tool for tool in tools if demanded in {None, tool.name}}
+        self._asked = 0
         self._text = ""
         self._cut = False
         self.usage = Usage(0, 0)
         self.repairs = 0
+        self.failure: str | None = None
         self.continuations = 0
 
     def ask(self, prompt: Prompt) -> str:
-        """Ask once, and count what it costs."""
-        self._waiter.renew(self._exchange.settings.upstream_timeout)
+        """Ask once, and count what it costs. All asks after the first share a time limit of their own."""
+        if self._asked == 1:
+            self._waiter.renew(self._exchange.settings.upstream_timeout)
+        self._asked += 1
         answer = self._exchange.post(self._call, prompt, self._token, self._max_tokens, self._waiter)
         self._cut = securechat.reached_limit(self._alias, self._max_tokens, answer.output_tokens)
         self.usage = Usage(
@@ -211,7 +222,8 @@ class _Asking:
             seam = followup.cut_back(self._text)
             try:
                 more = self.ask(followup.ask_on(self._call.prompt, seam, armoured=self._armoured))
-            except ProxyError:
+            except ProxyError as error:
+                self.failure = type(error).__name__
                 break  # what is whole is worth more than an error
             joined = followup.join(seam, more)
             if joined is None or len(joined) <= len(self._text):
@@ -226,7 +238,8 @@ class _Asking:
             return read
         try:
             text = self.ask(followup.ask_again(self._call.prompt, self._text, read.defect, armoured=self._armoured))
-        except ProxyError:
+        except ProxyError as error:
+            self.failure = type(error).__name__
             return read
         self.repairs += 1
         again = self.read(text)

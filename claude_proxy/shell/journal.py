@@ -33,7 +33,8 @@ class Record:
         calls: how many tool calls the reply made.
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
-        slips: in how many calls entities had lost their armour.
+        slips: in how many edits a slip of the pen was mended.
+        second_ask_error: the class of the failure that ended the asking again.
         stop_reason: as reported to the client.
         error: the class of the failure.
         first_byte: seconds until the response began.
@@ -51,6 +52,7 @@ class Record:
     repairs: int | None = None
     continuations: int | None = None
     slips: int | None = None
+    second_ask_error: str | None = None
     stop_reason: str | None = None
     error: str | None = None
     first_byte: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -117,6 +118,8 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         raise AttributeError(name)
 
     def _read_body(self) -> bytes:
+        if self.headers.defects or self.headers.get_payload():
+            raise InvalidRequest("A line of the request's head is no header.")
         if "transfer-encoding" in self.headers:
             raise InvalidRequest("This server takes request bodies with a Content-Length only, not chunked ones.")
         lengths = {length.strip() for length in self.headers.get_all("content-length", [])}
@@ -146,8 +149,8 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(_DRAIN_SECONDS)
-            left = _DRAIN_BYTES
-            while left > 0 and (data := self.connection.recv(65536)):
+            left, deadline = _DRAIN_BYTES, time.monotonic() + 4 * _DRAIN_SECONDS
+            while left > 0 and time.monotonic() < deadline and (data := self.connection.recv(65536)):
                 left -= len(data)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

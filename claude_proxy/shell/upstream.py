@@ -220,7 +220,11 @@ class Upstream:
         failure: OSError = OSError("no address")
         for tried, (family, kind, protocol, _, address) in enumerate(addresses):
             share = (limit - waiter.elapsed) / (len(addresses) - tried)  # a filtered address leaves time for the next
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # such as IPv6 on a machine without it
+                failure = error
+                continue
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
