@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "replies"
 
 import corpus
 
-from claude_proxy.core import reply
+from claude_proxy.core import reply, slips
 from claude_proxy.core.content import Tool, ToolUse
 
 Call: TypeAlias = corpus.Call
@@ -77,8 +77,9 @@ def load_readers() -> dict[str, Reader]:
 
 def _read_with_claude_proxy(case: corpus.Case, tools: Mapping[str, Tool]) -> list[Call]:
     numbers = count()
-    read = reply.read_reply(case.reply, tools, lambda: f"toolu_{next(numbers)}", cut=case.cut)
-    return [(block.name, block.input) for block in read.content if isinstance(block, ToolUse)]
+    read = reply.read_reply(case.reply, tools, lambda: f"toolu_{next(numbers)}", cut=case.cut, decoded=case.decoded)
+    uses = [block for block in read.content if isinstance(block, ToolUse)]
+    return [(use.name, slips.mend(use.input, lambda: [case.shown]) or use.input) for use in uses]
 
 
 def _agent_tool_parser(module: Any) -> ReadCalls:

@@ -152,9 +152,9 @@ def test_serve_starts_serves_and_stops(redcap: Redcap, starter: Starter, stop: s
     env = {"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": TOKEN}
     with starter.running(env=env) as process:
         url = read_until(process.stderr, r"listens on (http://127\.0\.0\.1:\d+) ")[1]
-        how = read_until(process.stderr, "In another terminal: ")
-        assert f"ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN=" in how.string
-        assert TOKEN not in how.string
+        read_until(process.stderr, f"^export ANTHROPIC_BASE_URL={url}$")
+        read_until(process.stderr, "^export ANTHROPIC_AUTH_TOKEN=your-redcap-token$")
+        read_until(process.stderr, "^claude --permission-mode default$")
         assert ask(url, "/health") == {"status": "ok", "version": __version__}
         assert ask(url, "/v1/messages", question("Better?"))["content"][0]["text"] == "Much better."
         line = read_until(process.stderr, 'route="POST /v1/messages" status=200').string

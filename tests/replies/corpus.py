@@ -23,6 +23,7 @@ class Case:
         tools: the name of the tools that are offered, as in `tools.json`.
         cut: whether the reply is known to have reached the model's limit.
         decoded: whether the module has decoded the reply's HTML entities.
+        shown: what the conversation has shown of files.
         text: what the user should see, or None where it does not matter.
         calls: the calls that must come out, in order.
         refuse: whether this is a file where nothing may run.
@@ -34,6 +35,7 @@ class Case:
     tools: str
     cut: bool
     decoded: bool
+    shown: str
     text: str | None
     calls: tuple[Call, ...]
     refuse: bool
@@ -65,7 +67,7 @@ def _canonical(calls: Sequence[Call]) -> list[str]:
     return [json.dumps([name, arguments], sort_keys=True) for name, arguments in calls]
 
 
-_KEYS = frozenset({"tools", "cut", "decoded", "text", "calls", "verdict"})
+_KEYS = frozenset({"tools", "cut", "decoded", "shown", "text", "calls", "verdict"})
 
 
 def _read(path: Path) -> Case:
@@ -80,6 +82,7 @@ def _read(path: Path) -> Case:
         tools=keys.get("tools", "claude-code"),
         cut=json.loads(keys.get("cut", "false")),
         decoded=json.loads(keys.get("decoded", "true")),
+        shown=json.loads(keys.get("shown", '""')),
         text=json.loads(keys.get("text", "null")),
         calls=tuple((name, arguments) for name, arguments in json.loads(keys.get("calls", "[]"))),
         refuse=keys.get("verdict") == "refuse",

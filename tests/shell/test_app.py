@@ -71,7 +71,6 @@ def test_a_base_url_that_ends_in_v1_is_explained(proxy: Proxy) -> None:
         ("GET", "/v1/messages/count_tokens", "POST"),
         ("POST", "/v1/models", "GET"),
         ("DELETE", "/v1/models/claude-sonnet-4", "GET"),
-        ("GET", "/", "HEAD"),
         ("POST", "/api/hello", "HEAD, GET"),
         ("POST", "/health", "GET, HEAD"),
         ("OPTIONS", "/v1/messages", "POST"),
@@ -404,7 +403,7 @@ def test_a_stream(redcap: Redcap, proxy: Proxy) -> None:
 LONG = "".join(f"Line {number}: ä 😀 & <b>\n" for number in range(500)).rstrip()
 
 
-@pytest.mark.parametrize("reply", ["Yes.", f"First:\n{LS}", LS, LONG, ""])
+@pytest.mark.parametrize("reply", ["Yes.", f"First:\n{LS}", LS, LONG])
 def test_the_stream_folds_into_the_message(redcap: Redcap, proxy: Proxy, reply: str) -> None:
     def asked(*, stream: bool) -> dict[str, Any]:
         redcap.queue(ModelReply(reply, 40, 3))

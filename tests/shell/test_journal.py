@@ -116,4 +116,4 @@ def test_what_is_below_the_level_is_not_written() -> None:
 def test_a_record_has_no_field_that_could_hold_content() -> None:
     """Every text in it is a word of the proxy's own: an id, a route, an alias, a stop reason, a class."""
     texts = {f.name for f in fields(Record) if "str" in str(f.type)}
-    assert texts == {"request_id", "route", "alias", "stop_reason", "error"}
+    assert texts == {"request_id", "route", "alias", "stop_reason", "error", "second_ask_error"}

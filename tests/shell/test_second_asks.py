@@ -108,7 +108,7 @@ def obedient(reply: str) -> Callable[[ModelRequest], str]:
             return reply
         said = request.messages[-2]["content"]
         assert reply.startswith(said), "what was said so far is shown as it was written"
-        line = asked.split("complete it:\n", 1)[1].split("\nRepeat nothing", 1)[0]
+        line = asked.split("and go on:\n", 1)[1].split("\nRepeat nothing", 1)[0]
         return f"<continuation>\n{reply[said.rindex(line) :]}\n</continuation>"
 
     return answer

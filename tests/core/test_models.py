@@ -1,0 +1,186 @@
+"""Which alias answers for a model name, and what is known of an alias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from claude_proxy.core.models import choose_alias, describe_alias, model_json, offered_models
+from claude_proxy.shell import simulator
+
+BUILT_IN = [
+    ("claude-haiku-4-5-20251001", "gpt-4o"),
+    ("claude-3-7-sonnet-20250219", "claude"),
+    ("claude-sonnet-4", "claude"),
+    ("o3-mini", "o3-mini"),
+    ("o1", "o1"),
+    ("gpt-4.1", "gpt-4.1"),
+    ("deepseek", "deepseek"),
+]
+BY_FAMILY = [
+    ("claude-haiku-4-5", "gpt-4o"),
+    ("claude-3-5-haiku-20241022", "gpt-4o"),
+    ("us.anthropic.claude-haiku-4-5-v1:0", "gpt-4o"),
+    ("Claude-Haiku-9", "gpt-4o"),
+    ("claude-opus-5-5", "claude"),
+    ("claude-opus-4-1-20250805", "claude"),
+    ("claude", "claude"),
+    ("my-claude", "claude"),
+]
+AS_THEY_ARE = ["gpt-4o", "gemini-2.5-pro", "llama-Maverick", "haiku", "sonnet", "o3-mini-high", "my/model:1"]
+
+
+@pytest.mark.parametrize(("model", "alias"), BUILT_IN + BY_FAMILY)
+def test_a_claude_name_is_mapped_by_table_then_by_family(model: str, alias: str) -> None:
+    choice = choose_alias(model, {})
+    assert choice.alias == describe_alias(alias)
+    assert not choice.is_client_text
+
+
+@pytest.mark.parametrize("model", AS_THEY_ARE)
+def test_a_name_without_claude_is_an_alias(model: str) -> None:
+    choice = choose_alias(model, {})
+    assert choice.alias.name == model
+    assert choice.is_client_text
+
+
+@pytest.mark.parametrize(
+    ("model", "alias"),
+    [
+        ("claude-opus-5-5[1m]", "claude"),
+        ("claude-haiku-4-5-20251001[1m]", "gpt-4o"),
+        ("gpt-4.1[1m]", "gpt-4.1"),
+        ("gemini-2.5-pro[1m]", "gemini-2.5-pro"),
+        ("my[1m]model", "my[1m]model"),
+    ],
+)
+def test_a_trailing_suffix_for_long_context_is_dropped(model: str, alias: str) -> None:
+    assert choose_alias(model, {}).alias.name == alias
+
+
+CONFIGURED = {
+    "claude-opus-*": "claude-opus-4",
+    "claude-opus-4-1": "exact",
+    "claude-*-4-?": "by-digit",
+    "gpt-[45]*": "any-gpt",
+    "o1": "o3",
+    "fast": "gpt-4o",
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "alias", "rule"),
+    [
+        pytest.param("claude-opus-4-1", "exact", "MODEL_MAP", id="an exact name before any pattern"),
+        pytest.param("claude-opus-9", "claude-opus-4", "claude-opus-*", id="a star"),
+        pytest.param("claude-opus-9[1m]", "claude-opus-4", "claude-opus-*", id="a star, after the suffix is dropped"),
+        pytest.param("claude-opus-4-5", "claude-opus-4", "claude-opus-*", id="the first pattern that fits"),
+        pytest.param("claude-sonnet-4-5", "by-digit", "claude-*-4-?", id="a question mark"),
+        pytest.param("gpt-5-nano", "any-gpt", "gpt-[45]*", id="a set"),
+        pytest.param("o1", "o3", "MODEL_MAP", id="over the built-in table"),
+        pytest.param("fast", "gpt-4o", "MODEL_MAP", id="a name of one's own"),
+        pytest.param("claude-sonnet-4-55", "claude", "*claude*", id="no pattern fits: by family"),
+        pytest.param("deepseek", "deepseek", "built-in", id="nothing fits: by the built-in table"),
+        pytest.param("grok-3", "grok-3", "itself", id="nothing fits at all"),
+    ],
+)
+def test_the_configured_map_goes_first(model: str, alias: str, rule: str) -> None:
+    choice = choose_alias(model, CONFIGURED)
+    assert choice.alias.name == alias
+    assert rule in choice.rule
+
+
+def test_offered_are_the_configured_names_and_the_built_in_ones_once_each_and_no_patterns() -> None:
+    built_in = [name for name, _ in BUILT_IN]
+    assert offered_models({}) == built_in
+    assert offered_models({"mine": "x", "a*": "x", "b?": "x", "c[1]": "x", "o1": "o3"}) == [
+        "mine",
+        "o1",
+        *(name for name in built_in if name != "o1"),
+    ]
+
+
+FACTS = [
+    # alias, family, window, most tokens of a reply
+    ("claude", "claude", 200_000, 8_192),
+    ("claude-sonnet-3.5", "claude", 200_000, 8_192),
+    ("claude-sonnet-3.7", "claude", 200_000, 8_192),
+    ("claude-haiku-4.5", "claude", 200_000, 8_192),
+    ("claude-sonnet-4", "claude", 200_000, 16_000),
+    ("claude-sonnet-4-5", "claude", 200_000, 16_384),
+    ("claude-sonnet-4.6", "claude", 200_000, 16_384),
+    ("claude-opus-4", "claude", 200_000, 32_000),
+    ("claude-opus-4-6", "claude", 200_000, 16_384),
+    ("my-anthropic", "claude", 200_000, 16_384),
+    ("o1", "reasoning", 200_000, 100_000),
+    ("o3", "reasoning", 200_000, 100_000),
+    ("o3-mini", "reasoning", 200_000, 100_000),
+    ("o4-mini", "reasoning", 200_000, 100_000),
+    ("gpt-5", "reasoning", 400_000, 128_000),
+    ("gpt-5-nano", "chat", 400_000, 128_000),
+    ("gpt-4.1", "chat", 1_000_000, 32_768),
+    ("gpt-4-1-nano", "chat", 1_000_000, 32_768),
+    ("gemini-2.5-flash", "chat", 1_000_000, 65_536),
+    ("gpt-4o", "chat", 128_000, 16_384),
+    ("deepseek-r1", "chat", 128_000, 16_384),
+    ("grok-3", "chat", 128_000, 16_384),
+    ("llama-4-scout", "chat", 128_000, 16_384),
+    ("whatever", "chat", 128_000, 16_384),
+]
+
+
+@pytest.mark.parametrize(("name", "family", "window", "max_output"), FACTS)
+def test_what_is_known_of_an_alias(name: str, family: str, window: int, max_output: int) -> None:
+    alias = describe_alias(name)
+    assert (alias.name, alias.family, alias.window, alias.max_output) == (name, family, window, max_output)
+
+
+@pytest.mark.parametrize("name", simulator.ALIASES)
+def test_the_pretend_module_agrees(name: str) -> None:
+    alias = describe_alias(name)
+    received = simulator.Received({"max_tokens": str(alias.max_output)})
+    request = simulator.model_request(name, [], received)
+    assert alias.family == simulator.family_of(name)
+    assert alias.window == simulator.context_window(name)
+    assert alias.max_output == simulator.reply_cap(request)
+
+
+@pytest.mark.parametrize("name", ["claude-haiku-4-5", "claude-sonnet-3-7", "claude-sonnet-3-5"])
+def test_a_cap_belongs_to_the_exact_alias(name: str) -> None:
+    # Taken for 8,192, a whole reply of 9,000 tokens counts as cut off, and its last call may be thrown away.
+    assert describe_alias(name).max_output == 16_384
+
+
+def test_a_model_as_the_models_list_describes_it() -> None:
+    data = model_json("claude-haiku-4-5", describe_alias("gpt-4o"))
+    assert (data["type"], data["id"]) == ("model", "claude-haiku-4-5")
+    assert "gpt-4o" in data["display_name"]
+    assert (data["max_input_tokens"], data["max_tokens"]) == (128_000, 16_384)
+    assert data["created_at"].endswith("Z")
+    assert data["lifecycle"] == "active"
+    assert {key: data[key] for key in ("deprecated_at", "retires_at", "line")} == dict.fromkeys(
+        ("deprecated_at", "retires_at", "line")
+    )
+
+
+CAPABILITIES: dict[str, set[str]] = {
+    "batch": set(),
+    "citations": set(),
+    "code_execution": set(),
+    "context_management": {"clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112"},
+    "effort": {"low", "medium", "high", "xhigh", "max"},
+    "image_input": set(),
+    "pdf_input": set(),
+    "server_tools": {"web_search", "code_execution"},
+    "structured_outputs": set(),
+    "thinking": {"types"},
+}
+
+
+def test_every_capability_is_there_because_clients_index_without_looking() -> None:
+    capabilities: dict[str, Any] = model_json("m", describe_alias("gpt-4o"))["capabilities"]
+    assert {name: set(value) - {"supported"} for name, value in capabilities.items()} == CAPABILITIES
+    assert all(value["supported"] is False for value in capabilities.values())
+    types = capabilities["thinking"]["types"]
+    assert types == {kind: {"supported": True} for kind in ("adaptive", "between_tools", "disabled", "enabled")}

@@ -1,0 +1,447 @@
+"""Tools and calls as text: the canonical form, and that whatever is written is read back exactly.
+
+The round trip goes the way that texts really go: calls of the history are written, armoured, written once more by a
+model that copies, decoded and trimmed by the pretend module, and read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from core_samples import (
+    BASH,
+    BOOLEAN,
+    INTEGER,
+    READ,
+    STRING,
+    WRITE,
+    Json,
+    by_name,
+    counter,
+    evil_texts,
+    examples,
+    tool,
+    tools,
+    valid_arguments,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_proxy.core.content import Tool, ToolChoice, ToolUse
+from claude_proxy.core.entities import armour
+from claude_proxy.core.notation import Call, describe_tool, describe_tools, remind, write_calls
+from claude_proxy.core.reply import read_reply
+from claude_proxy.shell.simulator import process_reply
+
+ALIASES = ("claude", "gpt-4o")
+
+
+def through_the_module(written: str, alias: str) -> str:
+    """What is left of a text that a model copied as it read it, and the module passed on."""
+    text = process_reply(armour(written), alias)
+    assert isinstance(text, str)
+    return text
+
+
+def calls_in(text: str, offered: dict[str, Tool], *, cut: bool = False) -> list[Call]:
+    reply = read_reply(text, offered, counter(), cut=cut)
+    return [Call(block.name, block.input) for block in reply.content if isinstance(block, ToolUse)]
+
+
+def block(*invokes: str) -> str:
+    return "\n".join(["<function_calls>", *invokes, "</function_calls>"])
+
+
+def exactly(calls: list[Call]) -> str:
+    """Calls in a form in which 1, 1.0 and true differ."""
+    return json.dumps([[call.name, call.arguments] for call in calls], indent=1)
+
+
+# --- the canonical form -----------------------------------------------------------------------------------------------
+
+MIXED = tool(
+    "Mixed", {"text": STRING, "either": {"type": ["string", "integer"]}, "n": INTEGER, "list": {"type": "array"}}
+)
+
+CANONICAL = [
+    pytest.param(
+        [Call("Write", {"file_path": "/a.py", "content": "import sys\n\nif 1 < 2 & 3:\n    print('x')"})],
+        """\
+<function_calls>
+<invoke name="Write">
+<parameter name="file_path">/a.py</parameter>
+<parameter name="content">
+import sys
+
+if 1 < 2 & 3:
+    print('x')
+</parameter>
+</invoke>
+</function_calls>""",
+        id="a value of several lines stands on lines of its own, raw",
+    ),
+    pytest.param(
+        [Call("Read", {"file_path": "/a"}), Call("Bash", {"command": "ls", "timeout": 5, "run_in_background": True})],
+        """\
+<function_calls>
+<invoke name="Read">
+<parameter name="file_path">/a</parameter>
+</invoke>
+<invoke name="Bash">
+<parameter name="command">ls</parameter>
+<parameter name="timeout">5</parameter>
+<parameter name="run_in_background">true</parameter>
+</invoke>
+</function_calls>""",
+        id="two calls stand in one block",
+    ),
+    pytest.param(
+        [Call("Mixed", {"text": "5", "either": "5", "n": 5, "list": [1, {"a": None}]})],
+        """\
+<function_calls>
+<invoke name="Mixed">
+<parameter name="text">5</parameter>
+<parameter name="either">"5"</parameter>
+<parameter name="n">5</parameter>
+<parameter name="list">[1,{"a":null}]</parameter>
+</invoke>
+</function_calls>""",
+        id="a string is written as JSON only where it would be taken for JSON",
+    ),
+    pytest.param(
+        [Call("Write", {"file_path": "", "content": "\n"})],
+        """\
+<function_calls>
+<invoke name="Write">
+<parameter name="file_path"></parameter>
+<parameter name="content">
+
+
+</parameter>
+</invoke>
+</function_calls>""",
+        id="empty, and a lone newline",
+    ),
+    pytest.param(
+        [Call("Bash", {})],
+        """\
+<function_calls>
+<invoke name="Bash">
+</invoke>
+</function_calls>""",
+        id="no arguments",
+    ),
+    pytest.param(
+        [Call("Gone", {"path": "/a", "depth": 2, "name": "5"})],
+        """\
+<function_calls>
+<invoke name="Gone">
+<parameter name="path">/a</parameter>
+<parameter name="depth">2</parameter>
+<parameter name="name">"5"</parameter>
+</invoke>
+</function_calls>""",
+        id="a tool that is not offered any more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("calls", "text"), CANONICAL)
+def test_calls_are_written_in_the_canonical_form(calls: list[Call], text: str) -> None:
+    assert write_calls(calls, by_name(WRITE, READ, BASH, MIXED)) == text
+
+
+@pytest.mark.parametrize(("calls", "text"), CANONICAL[:-1])
+def test_the_canonical_form_is_read_exactly(calls: list[Call], text: str) -> None:
+    assert exactly(calls_in(text, by_name(WRITE, READ, BASH, MIXED))) == exactly(calls)
+
+
+FRAMES = [
+    # the text between the tags, and the value
+    ("one line", "one line"),
+    ("\none line\n", "one line"),
+    ("\none line", "one line"),
+    ("one line\n", "one line\n"),
+    ("\n\ntwo\n\n", "\ntwo\n"),
+    ("\n", ""),
+    ("\n\n", ""),
+    ("\n\n\n", "\n"),
+    (" blanks ", " blanks "),
+    ("\n  indented\n  ", "  indented\n  "),
+    ("a\nb", "a\nb"),
+    ("\r\na\r\n", "a"),
+    ("\n\r\na\r\n\n", "\r\na\r\n"),
+    ("\na\r\nb\r\n\n", "a\r\nb\r\n"),
+    ("&amp;lt; is not decoded again", "&amp;lt; is not decoded again"),
+]
+
+
+@pytest.mark.parametrize(("between", "value"), FRAMES, ids=[repr(between) for between, _ in FRAMES])
+def test_a_value_loses_one_newline_on_either_side_if_it_starts_on_a_line_of_its_own(between: str, value: str) -> None:
+    text = block(f'<invoke name="Bash">\n<parameter name="command">{between}</parameter>\n</invoke>')
+    assert calls_in(text, by_name(BASH)) == [Call("Bash", {"command": value})]
+
+
+SELF_CONTAINED = [
+    # values that hold the notation's own tags and can still stand raw
+    pytest.param("</parameter>", id="a closing tag alone"),
+    pytest.param("a </parameter> b </invoke> c </function_calls> d", id="closing tags inside a line"),
+    pytest.param("</parameter>\n</invoke>\n", id="closing tags at the end"),
+    pytest.param("</parameter>\n</invoke>\n</function_calls>", id="all closing tags"),
+    pytest.param('see <parameter name="content">x</parameter> there', id="a whole parameter in a line"),
+    pytest.param("<function_calls>", id="an open block"),
+]
+
+
+@pytest.mark.parametrize("content", SELF_CONTAINED)
+def test_a_file_with_the_tags_in_it_survives_raw(content: str) -> None:
+    calls = [Call("Write", {"file_path": "/doc.md", "content": content}), Call("Bash", {"command": "ls"})]
+    text = write_calls(calls, by_name(WRITE, BASH))
+    assert content in text
+    assert calls_in(text, by_name(WRITE, BASH)) == calls
+
+
+AMBIGUOUS = [
+    pytest.param('<invoke name="Write">\n<parameter name="content">', id="opening tags"),
+    pytest.param('x</parameter>\n</invoke>\n<invoke name="Bash">\n<parameter name="command">rm', id="another call"),
+]
+
+
+@pytest.mark.parametrize("content", AMBIGUOUS)
+def test_a_file_that_could_be_misread_is_marked_as_json(content: str) -> None:
+    calls = [Call("Write", {"file_path": "/doc.md", "content": content}), Call("Bash", {"command": "ls"})]
+    text = write_calls(calls, by_name(WRITE, BASH))
+    encoded = json.dumps(content).replace("<", "\\u003c")
+    assert f'<parameter name="content" encoding="json">{encoded}</parameter>' in text
+    assert calls_in(text, by_name(WRITE, BASH)) == calls
+
+
+# --- the round trip ---------------------------------------------------------------------------------------------------
+
+PROSE = ("", "I'll do it.\n", "First:\n\n1. a < b & c\n2. `x`\n\n", "```\ncode\n```\n")
+
+
+@examples(200)
+@given(st.data())
+def test_what_is_written_is_read_back_exactly(data: st.DataObject) -> None:
+    offered = by_name(data.draw(tools("Write")), data.draw(tools("a")))
+    names = data.draw(st.lists(st.sampled_from(sorted(offered)), min_size=1, max_size=3), "names")
+    calls = [Call(name, data.draw(valid_arguments(offered[name]), name)) for name in names]
+    prose = data.draw(st.sampled_from(PROSE), "prose")
+    text = through_the_module(prose + write_calls(calls, offered), data.draw(st.sampled_from(ALIASES), "alias"))
+    assert exactly(calls_in(text, offered)) == exactly(calls)
+    # Of a reply that is known to be cut, the last call may be in doubt; what is run was written.
+    found = calls_in(text, offered, cut=True)
+    assert exactly(found) == exactly(calls[: len(found)])
+
+
+@pytest.mark.xfail(strict=True, reason="the writer verifies the block only as one of a reply that is not cut")
+def test_a_whole_block_in_a_reply_that_reached_its_limit_is_not_misread() -> None:
+    offered = by_name(tool("a", {"list": {"type": "array"}, "b": {"type": "object"}}))
+    calls = [Call("a", {"list": ['<invoke name="a">'], "b": {"x": "</invoke>"}})]
+    assert calls_in(write_calls(calls, offered), offered, cut=True) in ([], calls)
+
+
+@examples(300)
+@given(evil_texts, evil_texts, evil_texts, st.sampled_from(ALIASES))
+def test_texts_of_all_kinds_are_read_back_exactly(one: str, two: str, three: str, alias: str) -> None:
+    offered = by_name(WRITE, BASH)
+    calls = [Call("Write", {"content": one, "file_path": two}), Call("Bash", {"command": three})]
+    assert calls_in(through_the_module(write_calls(calls, offered), alias), offered) == calls
+
+
+@examples(100)
+@given(st.dictionaries(st.sampled_from(["path", "a.b", "n"]), evil_texts | st.integers() | st.booleans()))
+def test_a_tool_without_a_schema_takes_anything(arguments: Json) -> None:
+    offered = by_name(Tool("Free", {}))
+    text = through_the_module(write_calls([Call("Free", arguments)], offered), "claude")
+    assert exactly(calls_in(text, offered)) == exactly([Call("Free", arguments)])
+
+
+@pytest.mark.parametrize("more", [{}, {"additionalProperties": True}])
+def test_an_argument_that_the_schema_allows_without_naming_it_is_read_back(more: Json) -> None:
+    offered = by_name(tool("Note", {"text": STRING}, **more))
+    calls = [Call("Note", {"text": "a", "author": "b"})]
+    assert calls_in(write_calls(calls, offered), offered) == calls
+
+
+# --- which tag closes what --------------------------------------------------------------------------------------------
+
+
+CLOSING: list[tuple[str, str, Json]] = [
+    (
+        "a closing tag before text is part of the value",
+        '<invoke name="Write">\n<parameter name="content">a</parameter> b</parameter>\n</invoke>',
+        {"content": "a</parameter> b"},
+    ),
+    (
+        "so it is with text between it and a known next parameter",
+        '<invoke name="Write">\n<parameter name="content">a</parameter> b <parameter name="file_path">c</parameter>\n'
+        "</invoke>",
+        {"content": 'a</parameter> b <parameter name="file_path">c'},
+    ),
+    (
+        "a parameter that the tool does not know is one on a line of its own",
+        '<invoke name="Write">\n<parameter name="content">a</parameter>\n<parameter name="zip">b</parameter></invoke>',
+        {"content": "a", "zip": "b"},
+    ),
+    (
+        "but part of a text of several lines",
+        '<invoke name="Write">\n<parameter name="content">\na</parameter>\n<parameter name="z">b</parameter></invoke>',
+        {"content": 'a</parameter>\n<parameter name="z">b'},
+    ),
+    (
+        "a parameter that was given already is given anew",
+        '<invoke name="Write">\n<parameter name="file_path">/a</parameter>\n<parameter name="content">b</parameter>\n'
+        '<parameter name="file_path">c</parameter>\n</invoke>',
+        {"file_path": "c", "content": "b"},
+    ),
+    (
+        "an invoke that closes before text is part of the value",
+        '<invoke name="Write">\n<parameter name="content">a</parameter>\n</invoke>\nb</parameter>\n</invoke>',
+        {"content": "a</parameter>\n</invoke>\nb"},
+    ),
+    (
+        "tags may stand on one line",
+        '<invoke name="Write"><parameter name="content">a</parameter> <parameter name="file_path">/</parameter>'
+        "</invoke>",
+        {"content": "a", "file_path": "/"},
+    ),
+    (
+        "a value marked as JSON",
+        '<invoke name="Write">\n<parameter name="content" encoding="json">"a\\n\\u003cb>"</parameter>\n</invoke>',
+        {"content": "a\n<b>"},
+    ),
+    (
+        "a value marked as JSON that is none",
+        '<invoke name="Write">\n<parameter name="content" encoding="json">a</parameter>\n</invoke>',
+        {"content": "a"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("invoke", "arguments"), [each[1:] for each in CLOSING], ids=[each[0] for each in CLOSING])
+def test_a_tag_closes_only_what_makes_sense(invoke: str, arguments: Json) -> None:
+    assert calls_in(block(invoke), by_name(WRITE)) == [Call("Write", arguments)]
+
+
+def test_several_parameters_that_no_tool_has_are_not_swallowed() -> None:
+    invoke = """\
+<invoke name="Bash">
+<parameter name="command">ls</parameter>
+<parameter name="reason">to look</parameter>
+<parameter name="mood">curious</parameter>
+</invoke>"""
+    arguments = {"command": "ls", "reason": "to look", "mood": "curious"}
+    assert calls_in(block(invoke), by_name(BASH)) == [Call("Bash", arguments)]
+
+
+VALUES: list[tuple[Json, str, Any]] = [
+    (STRING, "true", "true"),
+    (STRING, '"quoted"', '"quoted"'),
+    (STRING, " 5 ", " 5 "),
+    (INTEGER, "5", 5),
+    (INTEGER, "\n5\n", 5),
+    (INTEGER, "five", "five"),
+    (BOOLEAN, "true", True),
+    ({"type": "array"}, '["a", {"b": 1}]', ["a", {"b": 1}]),
+    ({"type": "object"}, '{\n  "a": 1\n}', {"a": 1}),
+    ({"type": ["string", "null"]}, "null", None),
+    ({"type": ["string", "null"]}, "5", "5"),
+    ({"type": ["string", "null"]}, '"null"', "null"),
+    ({}, "plain words", "plain words"),
+    ({}, "[1]", [1]),
+]
+
+
+@pytest.mark.parametrize(("schema", "written", "value"), VALUES, ids=[f"{s} {w!r}" for s, w, _ in VALUES])
+def test_a_value_is_raw_where_only_a_string_may_stand_else_json_if_it_is_any(
+    schema: Json, written: str, value: Any
+) -> None:
+    text = block(f'<invoke name="T">\n<parameter name="v">{written}</parameter>\n</invoke>')
+    assert exactly(calls_in(text, by_name(tool("T", {"v": schema})))) == exactly([Call("T", {"v": value})])
+
+
+def strict_json(arguments: Any) -> str:
+    return json.dumps(arguments, allow_nan=False)
+
+
+@pytest.mark.parametrize("written", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("schema", [{"type": "number"}, {"type": "array"}, {}], ids=str)
+def test_numbers_that_json_does_not_know_are_no_numbers(schema: Json, written: str) -> None:
+    value = f"[{written}]" if schema.get("type") == "array" else written
+    text = block(f'<invoke name="T">\n<parameter name="v">{value}</parameter>\n</invoke>')
+    for call in calls_in(text, by_name(tool("T", {"v": schema}))):
+        strict_json(call.arguments)
+
+
+def test_nothing_that_a_model_nests_makes_the_reader_fail() -> None:
+    deep = "[" * 100_000
+    text = block(f'<invoke name="T">\n<parameter name="v">{deep}</parameter>\n</invoke>')
+    assert calls_in(text, by_name(tool("T", {"v": {"type": "array"}})))[0].arguments["v"] in (deep, [deep])
+
+
+# --- what the model is told -------------------------------------------------------------------------------------------
+
+
+def test_a_tool_is_compact_json_on_one_line() -> None:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "properties": {"é": STRING}}
+    assert describe_tool(Tool("Read", schema, "Reads\na file.")) == (
+        '{"name":"Read","description":"Reads\\na file.",'
+        '"input_schema":{"type":"object","properties":{"é":{"type":"string"}}}}'
+    )
+
+
+def test_tools_are_listed_once_and_in_their_order() -> None:
+    text = describe_tools([WRITE, READ])
+    listed = text[text.index("<tools>\n") + 8 : text.index("\n</tools>")].splitlines()
+    assert listed == [describe_tool(WRITE), describe_tool(READ)]
+    assert [json.loads(line)["name"] for line in listed] == ["Write", "Read"]
+
+
+def worked_examples(*offered: Tool) -> list[list[Call]]:
+    """The calls of the examples behind the description of some tools."""
+    _, _, behind = describe_tools(offered).partition("For example")
+    written = re.findall(r"<function_calls>\n.*?\n</function_calls>", behind, re.DOTALL)
+    found = [calls_in(example, by_name(*offered)) for example in written]
+    assert [write_calls(calls, by_name(*offered)) for calls in found] == written
+    return found
+
+
+def test_the_worked_examples_call_the_offered_tools_with_what_they_require() -> None:
+    file, pair = worked_examples(READ, WRITE, BASH, tool("List"))
+    assert [call.name for call in file] == ["Write"]
+    assert len(pair) == 2
+    assert any("\n" in value for value in file[0].arguments.values())
+    for call in (*file, *pair):
+        assert set(call.arguments) == set(by_name(READ, WRITE, BASH)[call.name].input_schema["required"])
+
+
+@examples(40)
+@given(tools("Write"), tools("a"))
+def test_the_worked_examples_are_read_as_they_are_written(one: Tool, other: Tool) -> None:
+    for calls in worked_examples(one, other):
+        assert {call.name for call in calls} <= {"Write", "a"}
+
+
+REMINDERS: list[tuple[ToolChoice, list[str], list[str]]] = [
+    # choice, words that are there, words that are not
+    (ToolChoice("auto"), ["<function_calls>", "plain text"], ["must", "single"]),
+    (ToolChoice("auto", disable_parallel_tool_use=True), ["single <invoke>", "plain text"], ["must"]),
+    (ToolChoice("any"), ["must", "<function_calls>"], ["plain text", "single"]),
+    (ToolChoice("any", disable_parallel_tool_use=True), ["must", "single <invoke>"], ["plain text"]),
+    (ToolChoice("tool", "Read"), ["must", "Read", "<function_calls>"], ["plain text"]),
+    (ToolChoice("none"), ["plain text"], ["<function_calls>", "must"]),
+]
+
+
+@pytest.mark.parametrize(("choice", "there", "not_there"), REMINDERS, ids=[str(choice) for choice, *_ in REMINDERS])
+def test_the_reminder_says_how_free_the_model_is(choice: ToolChoice, there: list[str], not_there: list[str]) -> None:
+    reminder = remind(choice)
+    assert "\n" not in reminder
+    assert len(reminder) < 200
+    assert [word for word in there if word not in reminder] == []
+    assert [word for word in not_there if word in reminder] == []

@@ -1,0 +1,360 @@
+"""The module's API: what is sent, what counts as an answer, and what is said of everything else that comes back."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import json
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+from core_samples import evil_texts, examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_proxy.core.models import describe_alias
+from claude_proxy.core.prompt import Prompt, Turn
+from claude_proxy.core.securechat import Answer, encode_form, form_fields, reached_limit, read_answer
+from claude_proxy.errors import (
+    AuthenticationFailed,
+    ProxyError,
+    RateLimited,
+    RequestTooLarge,
+    UpstreamMisconfigured,
+)
+from claude_proxy.shell import simulator
+
+PROMPT = Prompt("Be brief.", (Turn("user", "a\r\né 😀"), Turn("assistant", '"b"'), Turn("user", "</c> &amp;sum;")))
+URL = "https://redcap.example.edu/api/"
+PREFIX = "secure_chat_ai"
+SECRET = "Patient 4711 has a fever"
+"""Stands in every body below; it must stand in no message."""
+
+
+# --- the call ---------------------------------------------------------------------------------------------------------
+
+
+def fields(**options: Any) -> dict[str, str]:
+    settings: dict[str, Any] = {
+        "token": "T0K3N",
+        "prefix": PREFIX,
+        "alias": describe_alias("gpt-4o"),
+        "max_tokens": 100,
+    } | options
+    return form_fields(PROMPT, **settings)
+
+
+def test_the_fields_of_a_call() -> None:
+    sent = fields()
+    assert json.loads(sent.pop("messages")) == [
+        {"role": "user", "content": "a\r\né 😀"},
+        {"role": "assistant", "content": '"b"'},
+        {"role": "user", "content": "</c> &amp;sum;"},
+    ]
+    assert sent == {
+        "token": "T0K3N",
+        "content": "externalModule",
+        "prefix": "secure_chat_ai",
+        "action": "messages",
+        "format": "json",
+        "returnFormat": "json",
+        "model": "gpt-4o",
+        "system": "Be brief.",
+        "max_tokens": "100",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({"temperature": 0}, {"temperature": "0"}),
+        ({"temperature": 0.0}, {"temperature": "0"}),
+        ({"temperature": 1.0, "top_p": 0.95}, {"temperature": "1", "top_p": "0.95"}),
+        ({"top_p": 1e-5}, {"top_p": "1e-05"}),
+        ({"prefix": "other_prefix"}, {"prefix": "other_prefix"}),
+        ({"alias": describe_alias("claude")}, {"model": "claude"}),
+    ],
+    ids=str,
+)
+def test_optional_fields(options: dict[str, Any], sent: dict[str, str]) -> None:
+    assert fields(**options) == fields() | sent
+
+
+def test_messages_are_text_as_it_is_for_a_form_that_is_not_to_grow() -> None:
+    assert "é 😀" in fields()["messages"]
+    assert "\\u" not in fields()["messages"]
+
+
+@examples(150)
+@given(st.dictionaries(st.sampled_from(["token", "system", "messages", "model"]), evil_texts | st.text(), min_size=1))
+def test_a_form_reads_back(sent: dict[str, str]) -> None:
+    content_type, body = encode_form(sent, "form_0123456789")
+    assert dict(simulator.read_form(content_type, body)) == sent
+    message = email.message_from_bytes(
+        b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body, EmailMessage, policy=email.policy.HTTP
+    )
+    assert not message.defects
+    parts = message.iter_parts()
+    read = {str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True) for part in parts}
+    assert read == {name: value.encode() for name, value in sent.items()}
+
+
+def test_a_form_of_a_whole_call_reaches_the_module_as_it_was_meant() -> None:
+    asked: list[simulator.ModelRequest] = []
+
+    def model(request: simulator.ModelRequest) -> str:
+        asked.append(request)
+        return "hi"
+
+    content_type, body = encode_form(fields(temperature=0.5), "form_1")
+    form = dict(simulator.read_form(content_type, body))
+    response = simulator.Simulator(model).answer(simulator.Received(form))
+    assert [text["content"] for text in asked[0].messages] == ["Be brief.", *(turn.content for turn in PROMPT.turns)]
+    assert asked[0].temperature == 0.5
+    assert answer(200, str(response.body)).text == "hi"
+
+
+LIMITS = [
+    # alias, max_tokens, tokens of the reply, cut off?
+    ("claude", 100, 8_191, False),
+    ("claude", 100, 8_192, True),
+    ("claude", 100_000, 8_192, True),
+    ("claude-sonnet-4", 100, 8_192, False),
+    ("gpt-4o", 10, 10, False),
+    ("gpt-4o", 10, 16_384, True),
+    ("o3-mini", 500, 499, False),
+    ("o3-mini", 500, 500, True),
+    ("o3-mini", 200_000, 100_000, True),
+    ("gpt-5", 500, 0, False),
+]
+
+
+@pytest.mark.parametrize(("alias", "max_tokens", "output_tokens", "cut"), LIMITS)
+def test_a_reply_is_cut_off_at_the_limit_that_really_applies(
+    alias: str, max_tokens: int, output_tokens: int, cut: bool
+) -> None:
+    assert reached_limit(describe_alias(alias), max_tokens, output_tokens) is cut
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    status: int, body: str | bytes, content_type: str = "application/json", *, sent: int = 1000, **headers: str
+) -> Answer:
+    data = body.encode() if isinstance(body, str) else body
+    named = {"content-type": content_type} | headers if content_type else headers
+    return read_answer(status, named, data, url=URL, prefix=PREFIX, sent_bytes=sent)
+
+
+def message_body(text: Any = "Hello.", usage: Any = None, **more: Any) -> str:
+    usage = {"input_tokens": 12, "output_tokens": 3} if usage is None else usage
+    return json.dumps({"type": "message", "content": [{"type": "text", "text": text}], "usage": usage} | more)
+
+
+ANSWERS = [
+    pytest.param(message_body(), Answer("Hello.", 12, 3), id="an answer"),
+    pytest.param(message_body(""), Answer("", 12, 3), id="an empty text"),
+    pytest.param(message_body(usage={}), Answer("Hello.", 0, 0), id="no counts"),
+    pytest.param(message_body(usage=[]), Answer("Hello.", 0, 0), id="usage as PHP writes an empty object"),
+    pytest.param(
+        message_body(usage={"input_tokens": None, "output_tokens": "3"}), Answer("Hello.", 0, 0), id="no ints"
+    ),
+    pytest.param(
+        message_body(usage={"input_tokens": -1, "output_tokens": True}), Answer("Hello.", 0, 0), id="nonsense"
+    ),
+    pytest.param('\ufeff{"content":[{"type":"text","text":"a"}]}', Answer("a", 0, 0), id="with a byte order mark"),
+    pytest.param(
+        message_body("&lt; stays as it is \\/"), Answer("&lt; stays as it is \\/", 12, 3), id="nothing is decoded"
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), ANSWERS)
+def test_an_answer(body: str, expected: Answer) -> None:
+    assert answer(200, body) == expected
+    assert answer(200, body, "text/html") == expected  # whatever it calls itself
+
+
+NETWORK = simulator.NETWORK_APOLOGY
+REPHRASE = simulator.REPHRASE_APOLOGY
+
+
+@pytest.mark.parametrize(
+    ("text", "input_tokens", "output_tokens", "is_apology"),
+    [
+        pytest.param(NETWORK, 0, 0, True, id="the model does not answer"),
+        pytest.param(REPHRASE, 0, 0, True, id="a JSON reply was lost"),
+        pytest.param(REPHRASE, 50, 20, True, id="a JSON reply was lost, and counted"),
+        pytest.param("I apologize, but something else went wrong.", 0, 0, True, id="any other of the module's"),
+        pytest.param(NETWORK, 50, 20, False, id="the model's own words"),
+        pytest.param("I apologize, but I can't find that file.", 50, 20, False, id="a model that apologizes"),
+        pytest.param("Hello.", 0, 0, False, id="words that nobody counted"),
+        pytest.param(f"He said: {NETWORK}", 0, 0, False, id="a quotation"),
+        pytest.param("", 0, 0, False, id="nothing"),
+    ],
+)
+def test_an_apology_is_told_by_its_words_and_by_its_cost(
+    text: str, input_tokens: int, output_tokens: int, is_apology: bool
+) -> None:
+    assert Answer(text, input_tokens, output_tokens).is_apology is is_apology
+
+
+# --- everything else --------------------------------------------------------------------------------------------------
+
+HTML = "text/html; charset=UTF-8"
+PAGE = f"<html><title>{SECRET}</title></html>"
+ERROR = json.dumps({"error": SECRET})
+
+MISCONFIGURED = (UpstreamMisconfigured, 502)
+FAILURES: list[tuple[str, int, str, str, int, tuple[type[ProxyError], int], list[str]]] = [
+    # what, status, content type, body, bytes sent -> error, status, words of the message
+    ("login page", 200, HTML, PAGE, 9, MISCONFIGURED, ["200 text/html", "login", "REDCAP_API_URL", URL]),
+    ("maintenance", 503, HTML, PAGE, 9, MISCONFIGURED, ["503 text/html", "maintenance", "REDCAP_API_URL"]),
+    ("bad gateway", 502, HTML, PAGE, 9, MISCONFIGURED, ["502 text/html", "gateway"]),
+    ("gateway time-out", 504, HTML, PAGE, 9, MISCONFIGURED, ["504 text/html", "gateway"]),
+    ("firewall", 403, HTML, PAGE, 9, MISCONFIGURED, ["403 text/html", "firewall"]),
+    ("wrong path", 404, HTML, PAGE, 9, MISCONFIGURED, ["404 text/html", "REDCAP_API_URL", "/api/"]),
+    ("PHP fatal error", 500, HTML, "", 9, MISCONFIGURED, ["500 text/html", "fatal error"]),
+    ("PHP fatal error, no type", 500, "", "", 9, MISCONFIGURED, ["500 without a type", "fatal error"]),
+    ("basic authentication", 401, HTML, PAGE, 9, MISCONFIGURED, ["401 text/html"]),
+    ("XML error", 400, "text/xml", f"<error>{SECRET}</error>", 9, MISCONFIGURED, ["400 text/xml"]),
+    ("plain text", 200, "text/plain", SECRET, 9, MISCONFIGURED, ["200 text/plain", "REDCAP_API_URL"]),
+    ("a JSON list", 200, "application/json", f'["{SECRET}"]', 9, MISCONFIGURED, ["200 application/json"]),
+    ("JSON nested too deeply", 200, "application/json", "[" * 99_999, 9, MISCONFIGURED, ["200 application/json"]),
+    ("not enabled", 400, "application/json", ERROR, 9, MISCONFIGURED, ["enabled", f"REDCAP_MODULE_PREFIX={PREFIX}"]),
+    ("no such action", 404, "application/json", ERROR, 9, MISCONFIGURED, ["404 application/json", "module"]),
+    ("no answer of ours", 200, "application/json", ERROR, 9, MISCONFIGURED, ["200 application/json", "SecureChatAI"]),
+    ("text that is no text", 200, "application/json", message_body({"a": SECRET}), 9, MISCONFIGURED, ["SecureChatAI"]),
+    ("no content", 200, "application/json", message_body(content=[]), 9, MISCONFIGURED, ["SecureChatAI"]),
+    ("an answer with a 500", 500, "application/json", message_body(SECRET), 9, MISCONFIGURED, ["500 application/json"]),
+    ("wrong token", 403, "application/json", ERROR, 9, (AuthenticationFailed, 401), ["REDCap refused", "token"]),
+    ("wrong token, as 401", 401, "application/json", ERROR, 9, (AuthenticationFailed, 401), ["REDCap refused"]),
+    ("too large", 413, HTML, PAGE, 2_500_000, (RequestTooLarge, 413), ["2.5 MB", "post_max_size"]),
+    ("fields dropped", 403, "application/json", ERROR, 9_000_000, (RequestTooLarge, 413), ["9.0 MB", "post_max_size"]),
+    ("fields dropped, as 400", 400, "application/json", ERROR, 8_000_000, (RequestTooLarge, 413), ["8.0 MB"]),
+    ("slow down", 429, HTML, PAGE, 9, (RateLimited, 429), ["429", "slow down"]),
+    ("slow down, in JSON", 429, "application/json", ERROR, 9, (RateLimited, 429), ["429"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type", "body", "sent", "error", "words"),
+    [failure[1:] for failure in FAILURES],
+    ids=[failure[0] for failure in FAILURES],
+)
+def test_what_is_no_answer_is_explained_without_its_content(
+    status: int, content_type: str, body: str, sent: int, error: tuple[type[ProxyError], int], words: list[str]
+) -> None:
+    with pytest.raises(ProxyError) as caught:
+        answer(status, body, content_type, sent=sent)
+    failure = caught.value
+    assert (type(failure), failure.status) == error
+    assert failure.should_retry is (None if isinstance(failure, RateLimited | RequestTooLarge) else False)
+    assert [word for word in words if word not in failure.message] == []
+    assert SECRET not in failure.message
+    assert "4711" not in failure.message
+
+
+MODULE_ERRORS = [
+    # the same, from the pretend REDCap
+    ({"token": ""}, AuthenticationFailed),
+    ({"prefix": "nobody"}, UpstreamMisconfigured),
+    ({"action": "nothing"}, UpstreamMisconfigured),
+    ({"messages": "[]"}, UpstreamMisconfigured),
+]
+
+
+@pytest.mark.parametrize(("change", "error"), MODULE_ERRORS, ids=str)
+def test_errors_of_the_pretend_redcap(change: dict[str, str], error: type[ProxyError]) -> None:
+    response = simulator.Simulator(lambda _: "hi").answer(simulator.Received(fields() | change))
+    with pytest.raises(error):
+        answer(response.status, response.body, response.content_type)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "shown"),
+    [
+        ("text/html", "200 text/html "),
+        ("TEXT/HTML ; charset=x", "200 TEXT/HTML "),
+        ("", "200 without a type "),
+        (";", "200 without a type "),
+        ("text/h\xe9", "200 without a type "),
+        ("text/\x1b[31m", "200 without a type "),
+        ("x" * 500, f"200 {'x' * 60} "),
+    ],
+)
+def test_the_content_type_is_shown_bare_and_harmless(content_type: str, shown: str) -> None:
+    with pytest.raises(UpstreamMisconfigured) as caught:
+        answer(200, PAGE, content_type)
+    assert shown in caught.value.message
+
+
+REDIRECTS = [
+    # the Location, and the address to configure instead
+    (f"{URL}?token={SECRET}", URL),
+    ("https://other.example.edu/redcap/api/", "https://other.example.edu/redcap/api/"),
+    ("/redcap/api/#x", "https://redcap.example.edu/redcap/api/"),
+    ("v2/", "https://redcap.example.edu/api/v2/"),
+    ("//other.example.edu/api/", "https://other.example.edu/api/"),
+    ("https://login.example.org/idp/sso?back=x", "https://login.example.org/idp/sso"),
+]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(("location", "target"), REDIRECTS)
+def test_a_redirect_names_the_address_to_configure_instead(status: int, location: str, target: str) -> None:
+    with pytest.raises(UpstreamMisconfigured) as caught:
+        answer(status, PAGE, HTML, location=location)
+    assert f"answered {status}" in caught.value.message
+    assert "not followed" in caught.value.message
+    assert f"REDCAP_API_URL={target} " in caught.value.message
+    assert "?" not in caught.value.message
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("headers", [{}, {"location": ""}, {"location": "https://h/\x1b[31m"}], ids=str)
+def test_a_redirect_to_nowhere(headers: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamMisconfigured) as caught:
+        answer(302, PAGE, HTML, **headers)
+    assert "Set REDCAP_API_URL to the address that REDCap shows" in caught.value.message
+    assert "\x1b" not in caught.value.message
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[x", "https://]/"])
+def test_a_redirect_to_an_address_that_is_none(location: str) -> None:
+    with pytest.raises(UpstreamMisconfigured):
+        answer(302, PAGE, HTML, location=location)
+
+
+def test_a_redirect_shows_no_credential() -> None:
+    with pytest.raises(UpstreamMisconfigured) as caught:
+        answer(302, PAGE, HTML, location="https://user:hunter2@redcap.example.edu/api/")
+    assert "hunter2" not in caught.value.message
+
+
+def answer_or_failure(status: int, body: bytes, content_type: str, sent: int) -> Answer | ProxyError:
+    try:
+        return answer(status, body, content_type, sent=sent)
+    except ProxyError as failure:
+        return failure
+
+
+@examples(300)
+@given(
+    status=st.sampled_from([200, 201, 204, 301, 400, 401, 403, 404, 413, 429, 500, 503]),
+    body=st.binary(max_size=30)
+    | st.sampled_from([ERROR.encode(), PAGE.encode(), message_body().encode(), b"{}", b"null"]),
+    content_type=st.text(max_size=20),
+    sent=st.sampled_from([0, 10**7]),
+)
+def test_whatever_comes_is_an_answer_or_an_error_of_ours(
+    status: int, body: bytes, content_type: str, sent: int
+) -> None:
+    found = answer_or_failure(status, body, content_type, sent)
+    if isinstance(found, ProxyError):
+        assert found.message.isprintable()
+        assert SECRET not in found.message
+    else:
+        assert (status, found) == (200, Answer("Hello.", 12, 3))

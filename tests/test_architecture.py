@@ -1,0 +1,209 @@
+"""One direction: a file imports only files above it, and the core nothing that talks, waits or throws dice.
+
+The rules stand in `ORDER` and `PURE`. A new file is given its place in `ORDER`; a breach names file, line and rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "claude_proxy"
+
+ORDER = (
+    "claude_proxy",
+    *("errors", "settings"),
+    *(f"core.{name}" for name in ("content", "request", "models", "entities", "schema", "loose_json")),
+    *(f"core.{name}" for name in ("repair", "notation", "dialects", "prompt", "reply", "followup", "slips")),
+    *(f"core.{name}" for name in ("response", "events", "securechat", "tokens")),
+    *(f"shell.{name}" for name in ("upstream", "exchange", "journal", "server", "app", "status_page")),
+    *(f"shell.{name}" for name in ("simulator", "scripted_model", "launcher", "doctor")),
+    *("cli", "__main__"),
+)
+PLACE = {name if name == PACKAGE else f"{PACKAGE}.{name}": place for place, name in enumerate(ORDER)}
+
+PURE = frozenset(
+    {
+        *("__future__", "abc", "ast", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fnmatch"),
+        *("functools", "hashlib", "heapq", "html", "itertools", "json", "keyword", "math", "operator", "re", "shlex"),
+        *("string", "struct", "textwrap", "tomllib", "types", "typing", "unicodedata", "urllib.parse"),
+    }
+)
+"""The standard library's modules that compute and do nothing else. The core may import these."""
+
+IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "__import__", "breakpoint"})
+
+STANDALONE = {f"{PACKAGE}.shell.simulator": frozenset[str]()}
+"""What a module may import of the package, where that is less than everything above it."""
+
+
+class Import(NamedTuple):
+    """One import: the line, the module, and whether it stands at the top level of the file."""
+
+    line: int
+    module: str
+    at_top: bool
+
+
+def imports(source: str) -> Iterator[Import]:
+    """All imports of a file, those in branches and functions included; `from p import m` is one of `p.m`."""
+    tree = ast.parse(source)
+    inside = {
+        id(node) for function in ast.walk(tree) if isinstance(function, _FUNCTIONS) for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        at_top = id(node) not in inside
+        match node:
+            case ast.Import(names=names):
+                yield from (Import(node.lineno, alias.name, at_top) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = "." * level + (module or "")
+                yield from (Import(node.lineno, f"{base}.{alias.name}", at_top) for alias in names)
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+def place_of(imported: str) -> tuple[str, int] | None:
+    """The module of the package that an import reaches, and its place; None for one outside the package."""
+    name = imported
+    while name:
+        if name in PLACE:
+            return name, PLACE[name]
+        name = name.rpartition(".")[0]
+    return None
+
+
+def in_standard_library(imported: str) -> bool:
+    return imported.partition(".")[0] in sys.stdlib_module_names
+
+
+def is_pure(imported: str) -> bool:
+    parts = imported.split(".")
+    return any(".".join(parts[:count]) in PURE for count in range(1, len(parts) + 1))
+
+
+def breaches(module: str, source: str) -> list[str]:
+    """What a file does against the rules."""
+    found = []
+    for line, imported, at_top in imports(source):
+        where = f"{module}, line {line}: {imported}"
+        if not at_top:
+            found.append(f"{where} is imported inside a function")
+        if imported.startswith("."):
+            found.append(f"{where} is imported by a relative name")
+        elif target := place_of(imported):
+            found += _breaches_of_order(module, where, *target)
+        elif not in_standard_library(imported):
+            found.append(f"{where} is not of the standard library")
+        elif module.startswith(f"{PACKAGE}.core.") and not is_pure(imported):
+            found.append(f"{where} is not pure, and the core is (if it is, add it to PURE)")
+    if module.startswith(f"{PACKAGE}.core."):
+        found += _impure_calls(module, source)
+    return found
+
+
+def _breaches_of_order(module: str, where: str, target: str, place: int) -> Iterator[str]:
+    if place >= PLACE[module]:
+        yield f"{where} does not stand above {module} in ORDER"
+    allowed = STANDALONE.get(module)
+    if allowed is not None and target not in allowed:
+        yield f"{where} is imported by a module that shares nothing with the rest"
+
+
+def _impure_calls(module: str, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in IMPURE_CALLS:
+            yield f"{module}, line {node.lineno}: {node.id}, and the core is pure"
+
+
+# --- the code ---------------------------------------------------------------------------------------------------------
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+ROOMS = {f"{PACKAGE}.core", f"{PACKAGE}.shell"}
+MODULES = sorted(FILES.keys() - ROOMS)
+
+
+def test_every_file_has_its_place() -> None:
+    assert [name for name in MODULES if name not in PLACE] == []
+    assert len(MODULES) > 15
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_keeps_the_rules(module: str) -> None:
+    assert breaches(module, FILES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_rooms_import_nothing(room: str) -> None:
+    assert list(imports(FILES[room].read_text(encoding="utf-8"))) == []
+
+
+def test_the_script_of_a_bare_checkout_only_starts_the_proxy() -> None:
+    imported = {each.module for each in imports((ROOT / "claude_api_proxy.py").read_text(encoding="utf-8"))}
+    assert imported == {"sys", "claude_proxy.cli.main"}
+
+
+# --- the rules themselves ---------------------------------------------------------------------------------------------
+
+BREACHES = [
+    ("core.content", "from claude_proxy.core.request import parse_request", "does not stand above"),
+    ("core.content", "from claude_proxy.core import request", "does not stand above"),
+    ("core.content", "import claude_proxy.core.content", "does not stand above"),
+    ("core.tokens", "from claude_proxy.shell import upstream", "does not stand above"),
+    ("core.tokens", "from claude_proxy.cli import main", "does not stand above"),
+    ("errors", "from claude_proxy.settings import Settings", "does not stand above"),
+    ("shell.journal", "if TYPE_CHECKING:\n    from claude_proxy.shell.app import App", "does not stand above"),
+    ("core.reply", "from . import notation", "relative"),
+    ("cli", "def main():\n    from claude_proxy.shell.app import App", "inside a function"),
+    ("cli", "class A:\n    async def main(self):\n        import json", "inside a function"),
+    ("cli", "import requests", "not of the standard library"),
+    ("cli", "from yaml.nodes import Node", "not of the standard library"),
+    ("shell.simulator", "from claude_proxy.core.content import Text", "shares nothing"),
+    ("shell.simulator", "import claude_proxy", "shares nothing"),
+    ("core.reply", "def f():\n    open('x')", "the core is pure"),
+    ("core.reply", "run = eval", "the core is pure"),
+    *(
+        ("core.reply", f"import {name}", "is not pure")
+        for name in (
+            *("socket", "ssl", "http.client", "threading", "time", "os", "os.path", "random", "secrets", "logging"),
+            *("subprocess", "asyncio", "pathlib", "datetime", "sys", "urllib.request", "io", "tempfile", "uuid"),
+            *("select", "selectors", "signal", "multiprocessing", "concurrent.futures", "importlib"),
+        )
+    ),
+    ("core.reply", "from urllib import request", "is not pure"),
+    ("core.reply", "from time import monotonic", "is not pure"),
+]
+
+
+@pytest.mark.parametrize(("module", "source", "rule"), BREACHES, ids=[f"{m}: {s}" for m, s, _ in BREACHES])
+def test_a_breach_is_found(module: str, source: str, rule: str) -> None:
+    (breach,) = breaches(f"{PACKAGE}.{module}", source)
+    assert rule in breach
+    assert breach.startswith(f"{PACKAGE}.{module}, line ")
+
+
+KEPT = [
+    ("core.reply", "from claude_proxy.core import notation, repair\nfrom claude_proxy.core.content import Text"),
+    ("core.reply", "import json, re\nfrom collections.abc import Mapping\nfrom urllib.parse import urlsplit"),
+    ("shell.app", "import http.server, time, threading\nfrom claude_proxy import __version__"),
+    ("shell.scripted_model", "from claude_proxy.shell.simulator import ModelReply"),
+    ("cli", "if True:\n    import tomllib"),
+    ("core.content", "class ToolUse:\n    input: dict[str, str]"),
+]
+
+
+@pytest.mark.parametrize(("module", "source"), KEPT, ids=[f"{m}: {s}" for m, s in KEPT])
+def test_what_the_rules_allow(module: str, source: str) -> None:
+    assert breaches(f"{PACKAGE}.{module}", source) == []
