@@ -146,7 +146,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="an OpenAI-compatible server, such as http://127.0.0.1:11434")
     parser.add_argument("--model", help="the server's name for the model")
-    parser.add_argument("--alias", default="gpt-4o", help="the alias under which the pretend REDCap offers it")
+    parser.add_argument(
+        "--alias",
+        default="o3-mini",
+        help="the alias under which the pretend REDCap offers it (only such ones are told max_tokens)",
+    )
     parser.add_argument("--failures", action="store_true", help="print what was answered where it went wrong")
     options = parser.parse_args()
     verdicts: Counter[str] = Counter()

@@ -39,7 +39,7 @@ SEAMS = [
     (f"one\n{LINE}\n}}", Seam("one\n", f"{LINE}\n}}")),
     (f"one\r\n{LINE}\r\n}}", Seam("one\r\n", f"{LINE}\r\n}}")),
     (f"one\n{LINE}\ntwo\n{LINE}", Seam(f"one\n{LINE}\n", f"two\n{LINE}")),
-    (f"one\n{LINE} &am", Seam("one\n", f"{LINE} ")),
+    (f"one\n{LINE} &am", Seam("one\n", LINE.rstrip())),
     ("x\n" + "y" * 1000, Seam("x\n" + "y" * 200, "y" * 800)),
 ]
 
