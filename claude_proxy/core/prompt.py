@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Literal
 
-from claude_proxy.core import entities, notation
+from claude_proxy.core import entities, instructions, notation
 from claude_proxy.core.content import (
     Block,
     MessageParam,
@@ -114,7 +114,7 @@ def _system(request: Request, protect: Callable[[str], str], *, armoured: bool) 
     parts.append(_CHANNEL_NOTE if armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES)
     if request.callable_tools:
         shown = [tool for tool in request.callable_tools if not tool.defer_loading]
-        parts.append(protect(notation.describe_tools(shown)))
+        parts.append(protect(instructions.describe_tools(shown)))
     return "\n\n".join(parts)
 
 
@@ -136,7 +136,7 @@ def _turns(request: Request) -> list[Turn]:
     if not turns or turns[0].role == "assistant":
         turns.insert(0, Turn("user", _OPENING))
     if request.tools:
-        _append(turns, Turn("user", notation.remind(request.tool_choice)))
+        _append(turns, Turn("user", instructions.remind(request.tool_choice)))
     elif turns[-1].role == "assistant":
         turns.append(Turn("user", _CLOSING))
     return turns
@@ -219,4 +219,4 @@ class _Renderer:
         if name not in self.tools:
             return f"[The tool {name} is not available.]"
         self.shown.add(name)
-        return f"From now on this tool can be called, too:\n{notation.describe_tool(self.tools[name])}"
+        return f"From now on this tool can be called, too:\n{instructions.describe_tool(self.tools[name])}"

@@ -26,7 +26,7 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core import notation
+from claude_proxy.core import instructions
 from claude_proxy.core.content import Request, Tool, ToolChoice
 from claude_proxy.core.prompt import Prompt, Turn, render
 from claude_proxy.core.request import parse_request
@@ -37,7 +37,7 @@ STRING = {"type": "string"}
 READ = tool_json("Read", {"file_path": STRING})
 BASH = tool_json("Bash", {"command": STRING})
 FETCH = tool_json("Fetch", {"url": STRING}, defer_loading=True)
-REMINDER = notation.remind(ToolChoice())
+REMINDER = instructions.remind(ToolChoice())
 NOTE = {armoured: render(parse(), armoured=armoured).system for armoured in (True, False)}
 """What every system text says about the channel."""
 
@@ -51,7 +51,7 @@ def turns(*messages: Json, **fields: Any) -> list[tuple[str, str]]:
 
 
 def described(offered: Json) -> str:
-    return notation.describe_tool(Tool(offered["name"], offered["input_schema"], offered["description"]))
+    return instructions.describe_tool(Tool(offered["name"], offered["input_schema"], offered["description"]))
 
 
 # --- the turns --------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_the_system_text_is_never_empty() -> None:
 def test_the_system_text_has_its_blocks_then_the_channel_then_the_tools() -> None:
     blocks = [{"type": "text", "text": text} for text in ("One.", "", "Two.")]
     request = parse(system=blocks, tools=[READ, BASH])
-    assert plain(request).system == f"One.\n\nTwo.\n\n{NOTE[False]}\n\n{notation.describe_tools(request.tools)}"
+    assert plain(request).system == f"One.\n\nTwo.\n\n{NOTE[False]}\n\n{instructions.describe_tools(request.tools)}"
 
 
 def test_the_channel_note_tells_of_entities_only_where_they_are_decoded() -> None:
@@ -271,7 +271,7 @@ def test_what_stands_in_one_block_with_the_billing_header_is_kept() -> None:
 def test_tools_are_not_shown_where_none_can_be_called() -> None:
     request = parse(tools=[READ], tool_choice={"type": "none"}, system="S")
     assert plain(request).system == f"S\n\n{NOTE[False]}"
-    assert plain(request).turns[-1].content == f"hello\n\n{notation.remind(request.tool_choice)}"
+    assert plain(request).turns[-1].content == f"hello\n\n{instructions.remind(request.tool_choice)}"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_tools_are_not_shown_where_none_can_be_called() -> None:
 )
 def test_the_reminder_follows_the_tool_choice(choice: Json) -> None:
     request = parse(tools=[READ], tool_choice=choice)
-    assert plain(request).turns == (Turn("user", f"hello\n\n{notation.remind(request.tool_choice)}"),)
+    assert plain(request).turns == (Turn("user", f"hello\n\n{instructions.remind(request.tool_choice)}"),)
     assert plain(request).system == plain(parse(tools=[READ])).system
 
 

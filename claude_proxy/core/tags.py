@@ -1,0 +1,138 @@
+"""The tags of the notation, as models write them: whatever may be meant for one, and what it does.
+
+In upper case, with a namespace before the name, single quotes or none, blanks in odd places, a bracket missing; a
+parameter's or a tool's own name in place of the notation's. What a tag means where it stands is not decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from enum import StrEnum, auto
+from functools import lru_cache
+from typing import NamedTuple
+
+from claude_proxy.core import schema as json_schema
+from claude_proxy.core.content import Tool
+
+# What can stand around a tag's own name: a namespace such as `antml:`, or DeepSeek's `｜DSML｜`.
+_NAMESPACE = r"(?:[\w.-]{1,40}:|[|｜]\s*[^|｜<>\s]{1,20}\s*[|｜]\s*)?"
+_NAMES = "function_calls?|tool_calls?|calls|invoke|parameters?|param"
+_OTHER_ENDS = "argument|arg|value|item"  # what some close a parameter with
+_ATTRIBUTE = re.compile(
+    r"""(?<![\w-])([\w-]{1,40})\s*=\s*(?:\\?["“]([^"”]*?)(?:\\?["”]|$)|'([^']*)(?:'|$)|([^\s"'/]+))"""
+)
+_NAME_ATTRIBUTES = frozenset({"name", "tool", "tool_name", "function"})
+_BARE_ATTRIBUTE = re.compile(r"""\s*=?\s*["']?([\w.:/-]+)["']?\s*""")
+_NAME_ELEMENT = re.compile(r"\s*<\s*(?:tool_)?name\s*>\s*([\w.:/-]+)\s*<\s*/\s*(?:tool_)?name\s*>")
+_NAME_TEXT = re.compile(r"\s*([\w.:/-]+)(?=\s*<)")
+
+
+class Kind(StrEnum):
+    """What a tag does."""
+
+    OPEN_BLOCK = auto()
+    CLOSE_BLOCK = auto()
+    OPEN_INVOKE = auto()
+    CLOSE_INVOKE = auto()
+    OPEN_PARAMETER = auto()
+    CLOSE_PARAMETER = auto()
+    GROUP = auto()  # <parameters> or </parameters> around the parameters of a call
+    OPEN_ELEMENT = auto()  # a parameter's own name as a tag: <command>
+    CLOSE_ELEMENT = auto()
+    CLOSE_OTHER = auto()  # a tag that some close a parameter with
+    TEXT = auto()  # no tag at all: what stands behind the last one where text follows
+    END = auto()  # the end of the text
+
+
+class Tag(NamedTuple):
+    """A tag, where it stands, what it does, and the name that it gives or is."""
+
+    start: int
+    end: int
+    kind: Kind
+    name: str = ""
+    encoded: bool = False
+    attributes: tuple[tuple[str, str], ...] = ()  # all but the name
+
+
+@lru_cache(maxsize=64)
+def _tag_pattern(parameters: frozenset[str]) -> re.Pattern[str]:
+    """What looks like a tag: of the notation, with its `<` or at the start of a line without, or a parameter's name."""
+    elements = "|".join(sorted(map(re.escape, parameters), key=len, reverse=True)) or r"(?!)"
+    return re.compile(
+        rf"<\s{{0,9}}(?:(?P<slash>\\?/)\s{{0,9}})?{_NAMESPACE}(?P<name>{_NAMES})"
+        rf"(?:(?P<attributes>(?:[\s=][^<>]{{0,300}})?)(?P<empty>/?)\s{{0,9}}>|(?P<unended>(?=[ \t]*\n)))"
+        rf"|^[ \t]*(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{{0,300}})>"
+        rf"|(?<![<\\/])(?<!\\u003c)(?P<bare_slash>/)(?P<bare_close>function_calls|invoke|parameter)>"
+        rf"|</(?P<other>{_OTHER_ENDS})>"
+        rf"|<(?P<element_slash>/?)(?P<element>{elements})>",
+        re.IGNORECASE | re.MULTILINE,
+    )
+
+
+def find_tags(text: str, tools: Mapping[str, Tool]) -> list[Tag]:
+    """All tags of a text; those of elements only as far as they are parameters of an offered tool."""
+    if not _HINT.search(text):
+        return []
+    parameters = {name for tool in tools.values() for name in json_schema.properties(tool.input_schema)}
+    pattern = _tag_pattern(frozenset(name for name in {*parameters, *tools} if re.fullmatch(r"[\w.-]+", name)))
+    tags: list[Tag] = []
+    position = 0
+    while match := pattern.search(text, position):
+        tags += _read_element(match, tools) if match["element"] else _read_tag(match)
+        position = max(tags[-1].end, match.end())
+    return tags
+
+
+_HINT = re.compile(r"invoke[\s=>]|<function_calls?>", re.IGNORECASE)
+
+
+def _read_element(match: re.Match[str], tools: Container[str]) -> list[Tag]:
+    """A tag by a parameter's or a tool's own name: `<command>`, `<Bash>`."""
+    is_tool = match["element"] in tools
+    opening, closing = (Kind.OPEN_INVOKE, Kind.CLOSE_INVOKE) if is_tool else (Kind.OPEN_ELEMENT, Kind.CLOSE_ELEMENT)
+    kind = closing if match["element_slash"] else opening
+    return [Tag(match.start(), match.end(), kind, match["element"])]
+
+
+def _read_tag(match: re.Match[str]) -> list[Tag]:
+    """The tag that a match stands for; an empty one, `<invoke …/>`, opens and closes."""
+    if match["other"]:
+        return [Tag(match.start(), match.end(), Kind.CLOSE_OTHER)]
+    word = (match["name"] or match["bare"] or match["bare_close"]).lower()
+    attributes = match["attributes"] or match["rest"] or ""
+    empty = bool(match["empty"]) or attributes.endswith("/")
+    closes = bool(match["slash"] or match["bare_slash"])
+    if word.startswith(("function", "tool", "calls")):
+        return [Tag(match.start(), match.end(), Kind.CLOSE_BLOCK if closes else Kind.OPEN_BLOCK)]
+    if closes:
+        closing = {"invoke": Kind.CLOSE_INVOKE, "parameters": Kind.GROUP}.get(word, Kind.CLOSE_PARAMETER)
+        return [Tag(match.start(), match.end(), closing)]
+    if match["unended"] is not None:
+        return [Tag(match.start(), match.end(), Kind.TEXT)]
+    given = [(key.lower(), a or b or c) for key, a, b, c in _ATTRIBUTE.findall(attributes.rstrip("/"))]
+    name, end = _read_name(match, given, attributes.rstrip("/"), word)
+    others = tuple(pair for pair in given if pair[0] not in _NAME_ATTRIBUTES)
+    if word == "invoke" and name:
+        tag = Tag(match.start(), end, Kind.OPEN_INVOKE, name, attributes=others)
+        return [tag, Tag(end, end, Kind.CLOSE_INVOKE)] if empty else [tag]
+    if not name:
+        return [Tag(match.start(), match.end(), Kind.GROUP if word == "parameters" else Kind.CLOSE_OTHER)]
+    encoded = any(pair in {("encoding", "json"), ("string", "false")} for pair in others)
+    tag = Tag(match.start(), end, Kind.OPEN_PARAMETER, name, encoded, others)
+    return [tag, Tag(end, end, Kind.CLOSE_PARAMETER)] if empty else [tag]
+
+
+def _read_name(match: re.Match[str], given: Iterable[tuple[str, str]], attributes: str, word: str) -> tuple[str, int]:
+    """The name that an opening tag gives, in an attribute or in what stands behind it, and where the tag ends."""
+    for key, value in given:
+        if key in _NAME_ATTRIBUTES:
+            return value.strip(), match.end()
+    if bare := _BARE_ATTRIBUTE.fullmatch(attributes):
+        return bare[1], match.end()
+    element = _NAME_ELEMENT.match(match.string, match.end())
+    if element or word != "invoke":
+        return (element[1], element.end()) if element else ("", match.end())
+    text = _NAME_TEXT.match(match.string, match.end())
+    return (text[1], text.end()) if text else ("", match.end())
