@@ -73,9 +73,9 @@ def _write_exactly(call: Call, tools: Mapping[str, Tool]) -> str:
 
 
 def _reads_as(text: str, calls: Sequence[Call], tools: Mapping[str, Tool]) -> bool:
-    """Whether a text is read as just these calls."""
-    block = Reader(text, tools).read(0)
-    return block.calls == tuple(calls) and block.end == len(text) and not block.truncated
+    """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
+    blocks = (Reader(text, tools, cut=cut).read(0) for cut in (False, True))
+    return all(block.calls == tuple(calls) and block.end == len(text) and not block.truncated for block in blocks)
 
 
 def _write_invoke(call: Call, tools: Mapping[str, Tool], *, encoded: bool) -> str:

@@ -237,7 +237,6 @@ def test_what_is_written_is_read_back_exactly(data: st.DataObject) -> None:
     assert exactly(found) == exactly(calls[: len(found)])
 
 
-@pytest.mark.xfail(strict=True, reason="the writer verifies the block only as one of a reply that is not cut")
 def test_a_whole_block_in_a_reply_that_reached_its_limit_is_not_misread() -> None:
     offered = by_name(tool("a", {"list": {"type": "array"}, "b": {"type": "object"}}))
     calls = [Call("a", {"list": ['<invoke name="a">'], "b": {"x": "</invoke>"}})]
