@@ -160,7 +160,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _demo_text(url: str, backend: str | None) -> str:
-    who = f"The model at {backend} answers." if backend else INTRODUCTION
+    who = f"The model at {backend} answers." if backend else f"A scripted model answers:\n\n  {INTRODUCTION}\n"
     return (
         f"A pretend REDCap runs, and the proxy before it. {who}\n"
         "In another terminal, in a folder to play in:\n\n"

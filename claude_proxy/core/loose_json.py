@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -83,7 +84,7 @@ def read_value(text: str, start: int = 0) -> Value:
     try:
         value, end = _STRICT.raw_decode(text, start)
     except (ValueError, RecursionError):
-        return _Parser(text).read(start)
+        return _read_loosely(text, start, _BEHIND_VALUE, _Parser.read)
     if _is_deep(value):
         raise Unreadable("nested too deeply")
     return Value(value, end)
@@ -110,7 +111,7 @@ def read_arguments(text: str, start: int) -> Value:
     Raises:
         Unreadable: they are none.
     """
-    return _Parser(text, _BEHIND_ARGUMENT).read_members(start)
+    return _read_loosely(text, start, _BEHIND_ARGUMENT, _Parser.read_members)
 
 
 _SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*.*?\*/|#[^\n]*)*", re.DOTALL)
@@ -150,6 +151,7 @@ def _behind_value(following: str, line: str = r"[A-Z][\w ]{0,30}:|\{") -> re.Pat
 
 
 _BEHIND_VALUE = _behind_value(_NEXT)
+_ANYTHING = re.compile("")
 _BEHIND_ARGUMENT = _behind_value(rf"{_NEXT}|{_NEXT_ARGUMENT}", r"[\w.]{1,80}\(")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", "\\": "\\", '"': '"', "'": "'", "`": "`"}
 _UNICODE_ESCAPE = re.compile(r"u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?")
@@ -162,6 +164,15 @@ def _skip(text: str, position: int) -> int:
 
 
 _TAG_LIKE = ("</", "<|", "<｜", "```")  # what stands behind a call
+
+
+def _read_loosely(text: str, start: int, behind: re.Pattern[str], read: Callable[[_Parser, int], Value]) -> Value:
+    """Read with the first quote ending each string, and only if that leads nowhere with quotes inside strings."""
+    try:
+        value = read(_Parser(text, _ANYTHING), start)
+    except Unreadable:
+        value = None
+    return value if value and value.complete else read(_Parser(text, behind), start)
 
 
 class _Parser:
@@ -208,7 +219,7 @@ class _Parser:
                 self.complete = False
                 return members, position
             if self.text[position] in "}])":
-                self._close(position, "})" if self._behind is _BEHIND_ARGUMENT else "}")
+                self._close(position, "})")
                 return members, position + 1
             if self.text.startswith(_TAG_LIKE, position):
                 return members, position  # the closing brace was forgotten

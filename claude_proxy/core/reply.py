@@ -216,6 +216,7 @@ _TURN_BEFORE_CALL = re.compile(r"(?:Human|(User)):")
 def _look_through(text: str, finder: _Finder) -> _Found:
     found = _Found(len(text))
     position, fence, called = 0, "", False
+    last_answer = text.rfind("\nAssistant:")
     turn: int | None = None  # where the first line begins that looks like somebody's turn
     while position < len(text) and (line := _LINE.match(text, position)):
         position = line.end()
@@ -225,7 +226,7 @@ def _look_through(text: str, finder: _Finder) -> _Found:
         elif finder.tools and (token := _CHAT_TOKEN.search(text, line.start(), line.end())):
             found.end = token.start()
             break
-        elif finder.tools and _is_invented(line, called=called):
+        elif finder.tools and _is_invented(line, called=called, last_answer=last_answer):
             found.end = line.start()
             break
         elif quoted := _QUOTED.match(text, line.start()):
@@ -250,8 +251,14 @@ def _look_through(text: str, finder: _Finder) -> _Found:
     return found
 
 
-def _is_invented(line: re.Match[str], *, called: bool) -> bool:
-    """Whether a line begins a result or a turn that only the client could have written."""
+def _is_invented(line: re.Match[str], *, called: bool, last_answer: int) -> bool:
+    """Whether a line begins a result or a turn that only the client could have written.
+
+    Args:
+        line: the line.
+        called: whether there are calls before it.
+        last_answer: where the last line begins that looks like the assistant's turn, or -1.
+    """
     text, start = line.string, line.start()
     if _RESULT.match(text, start):
         return True
@@ -260,7 +267,7 @@ def _is_invented(line: re.Match[str], *, called: bool) -> bool:
     turn = _TURN_BEFORE_CALL.match(text, start)
     if not turn or text[max(0, start - 2) : start] != "\n\n":
         return False
-    return not turn[1] or text.find("\nAssistant:", start) >= 0  # a lone `User:` may well be part of an answer
+    return not turn[1] or start < last_answer  # a lone `User:` may well be part of an answer
 
 
 def _thought(line: re.Match[str]) -> _Thought | None:

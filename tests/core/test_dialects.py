@@ -6,7 +6,6 @@ Also: whatever a reply holds, reading it gives a proper message.
 from __future__ import annotations
 
 import json
-import timeit
 
 import pytest
 from core_samples import BASH, READ, WRITE, by_name, counter, examples, steps
@@ -89,9 +88,8 @@ def test_where_none_begins_nothing_is_read(text: str) -> None:
     assert read_calls(text, 0) is None
 
 
-LOST = pytest.mark.xfail(strict=True, reason="a quote before closing brackets and a line of words ends no string")
 BEHIND = [
-    pytest.param(text, behind, id=f"{name}-{behind!r}", marks=[LOST] if name == "Llama 4" and behind else [])
+    pytest.param(text, behind, id=f"{name}-{behind!r}")
     for name, text in DIALECTS.items()
     for behind in ("", "\n\nWords behind.", "\nObservation: x")
 ]
@@ -117,7 +115,6 @@ def test_calls_that_follow_directly_are_read_together(text: str, between: str) -
     assert (block.calls, block.end, block.truncated) == ((LS, LS), len(twice), False)
 
 
-@LOST
 @pytest.mark.parametrize(
     "text",
     [
@@ -272,11 +269,7 @@ def test_arguments_without_end_do_not_make_the_reader_fail(piece: str) -> None:
     assert read('<tool_call>{"name": "Bash", "arguments": ' + piece * 20_000).calls == 0
 
 
-@pytest.mark.xfail(strict=True, reason="behind each invented turn the rest of the text is searched for an answer to it")
-def test_invented_turns_cost_little() -> None:
-    # The work hides in one match of a regular expression, which no count of calls shows.
-    def seconds(turns: int) -> float:
-        text = "Words." + "\n\nUser: x" * turns
-        return min(timeit.repeat(lambda: read(text), number=1, repeat=1))
-
-    assert seconds(20_000) < 20 * seconds(2_000)
+def test_many_invented_turns_do_not_stall_the_reader() -> None:
+    # Were the rest of the text searched at each of them, this would take minutes.
+    text = "Words." + "\n\nUser: x" * 100_000
+    assert read(text).content == (Text(text),)

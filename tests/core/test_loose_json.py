@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import timeit
 from typing import Any
 
 import pytest
@@ -94,10 +93,7 @@ ENDS = [
     ("{'a': 'x'}\n```\nmore", "\n```\nmore"),
     ("{'a': 'x'}\nObservation: y", "\nObservation: y"),
     ("{'a': 'x'}\n{'b': 'y'}", "\n{'b': 'y'}"),
-    pytest.param(
-        *("{'a': 'x'} {'b': 'y'}", " {'b': 'y'}"),
-        marks=pytest.mark.xfail(strict=True, reason="an object may follow another only on the next line"),
-    ),
+    ("{'a': 'x'} {'b': 'y'}", " {'b': 'y'}"),
     ("{'a': 'x'}; {'b': 'y'}", "; {'b': 'y'}"),
     ("['x', 'y'], 'z'", ", 'z'"),
 ]
@@ -255,10 +251,6 @@ def test_reading_takes_time_in_proportion_to_the_text(begin: str, piece: str) ->
     assert more < 6 * some + 100
 
 
-def test_blank_lines_behind_a_string_cost_little() -> None:
-    # The work hides in one match of a regular expression, which no count of calls shows.
-    def seconds(lines: int) -> float:
-        text = '{"a": "b"' + "\n" * lines + "x"
-        return min(timeit.repeat(lambda: read_or_none(text), number=1, repeat=3))
-
-    assert seconds(2_000) < 30 * seconds(200)
+def test_many_blank_lines_behind_a_string_do_not_stall_the_reader() -> None:
+    # Were they gone through once for each of them, this would take minutes.
+    read_or_none('{"a": "b"' + "\n" * 200_000 + "x")
