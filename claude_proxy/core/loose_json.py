@@ -114,7 +114,7 @@ def read_arguments(text: str, start: int) -> Value:
     return _read_loosely(text, start, _BEHIND_ARGUMENT, _Parser.read_members)
 
 
-_SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*(?:(?!\*/).){0,1000}\*/|#[^\n]*)*", re.DOTALL)
+_SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*(?:(?!\*/).){0,200}\*/|#[^\n]*)*", re.DOTALL)
 _ELLIPSIS = re.compile(r"\.\.\.|…")
 _NUMBER = re.compile(
     r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|(?:\d[\d_]{0,300}(?:\.\d{0,300})?|\.\d{1,300})(?:[eE][+-]?\d+)?)(?![\w.])"
