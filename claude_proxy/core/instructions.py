@@ -108,4 +108,4 @@ def remind(choice: ToolChoice) -> str:
         return f"[You must now call the tool {choice.name}, in {block}.]"
     if choice.type == "any":
         return f"[You must now call a tool, in {block}.]"
-    return f"[Tools are called with {block}, in the form described under Tools; plain text is an answer.]"
+    return f"[To call tools, write {block}, in the form described under Tools. To answer, write plain text.]"
