@@ -10,6 +10,8 @@ hold a credential, a prompt, or anything that came from upstream but a status an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class SettingsError(Exception):
     """A setting is missing or malformed; the message names it, its value and the remedy."""
@@ -27,6 +29,7 @@ class ProxyError(Exception):
         type: the Anthropic error type.
         should_retry: the `x-should-retry` header; None leaves the decision to the client's own rule for the status.
         retry_after: seconds for the `retry-after` header, or None. Claude Code obeys 1 to 60 and gives up above.
+        details: the envelope's `details`, such as an `error_code` that SDKs map to an exception of its own.
     """
 
     status: int = 500
@@ -34,9 +37,10 @@ class ProxyError(Exception):
     should_retry: bool | None = None
     retry_after: int | None = None
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, details: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.details = details
 
     @property
     def headers(self) -> dict[str, str]:
@@ -64,8 +68,8 @@ class InvalidRequest(ProxyError):
     status = 400
     type = "invalid_request_error"
 
-    def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(f"{field}: {message}" if field else message)
+    def __init__(self, message: str, field: str | None = None, *, details: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"{field}: {message}" if field else message, details=details)
 
 
 class PromptTooLong(InvalidRequest):

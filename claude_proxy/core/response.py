@@ -56,8 +56,7 @@ def usage_json(usage: Usage) -> dict[str, Any]:
 
 def error_json(error: ProxyError, request_id: str) -> dict[str, Any]:
     """The error envelope."""
-    return {
-        "type": "error",
-        "error": {"type": error.type, "message": error.message},
-        "request_id": request_id,
-    }
+    described: dict[str, Any] = {"type": error.type, "message": error.message}
+    if error.details:
+        described["details"] = dict(error.details)
+    return {"type": "error", "error": described, "request_id": request_id}

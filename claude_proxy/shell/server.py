@@ -34,6 +34,7 @@ class HttpRequest:
         headers: names in lower case; of a repeated one the first.
         body: as sent.
         connection: the client's socket, to see whether it is still there.
+        query: the target's query, without the question mark.
     """
 
     method: str
@@ -41,6 +42,7 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes = b""
     connection: socket.socket | None = None
+    query: str = ""
 
 
 class ResponseWriter(Protocol):
@@ -105,7 +107,8 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         headers: dict[str, str] = {}
         for name, value in self.headers.items():
             headers.setdefault(name.lower(), value)
-        request = HttpRequest(self.command, self.path.partition("?")[0], headers, body, self.connection)
+        path, _, query = self.path.partition("?")
+        request = HttpRequest(self.command, path, headers, body, self.connection, query)
         try:
             self.server.application(request, self)
         except ClientGone:
