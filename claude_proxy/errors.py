@@ -117,6 +117,53 @@ class RequestTooLarge(ProxyError):
     type = "request_too_large"
 
 
+class RequestTimeout(ProxyError):
+    """The client took too long to send its request."""
+
+    status = 408
+    type = "timeout_error"
+
+
+class TargetTooLong(ProxyError):
+    """The request line exceeds its limit."""
+
+    status = 414
+    type = "invalid_request_error"
+
+
+class ExpectationFailed(ProxyError):
+    """The request expects what the server does not know."""
+
+    status = 417
+    type = "invalid_request_error"
+
+
+class HeadTooLarge(ProxyError):
+    """The headers of a request are too many or too long."""
+
+    status = 431
+    type = "invalid_request_error"
+
+
+class ProxyOverloaded(ProxyError):
+    """The proxy holds as many connections or requests as it was allowed to."""
+
+    status = 529
+    type = "overloaded_error"
+    retry_after = 5
+
+
+class ShuttingDown(ProxyError):
+    """The proxy is being stopped; whoever tries again may reach its successor."""
+
+    status = 529
+    type = "overloaded_error"
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("The proxy is being stopped or started anew. Try again in a few seconds.")
+
+
 # --- REDCap's side ----------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +200,10 @@ class ModelOverloaded(ProxyError):
 
     status = 529
     type = "overloaded_error"
-    retry_after = 15
+
+    def __init__(self, message: str, *, retry_after: int = 15) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ModelNeverAnswered(ProxyError):
@@ -161,3 +211,15 @@ class ModelNeverAnswered(ProxyError):
 
     status = 502
     should_retry = False
+
+
+class InvalidDocument(ProxyError):
+    """The model wrote no document of the schema that the request demands, not even when asked again."""
+
+    status = 500
+
+    def __init__(self, defect: str) -> None:
+        super().__init__(
+            f"The model did not write a document of the requested schema, even when asked again: {defect}. Try again, "
+            "simplify the schema, or choose another model."
+        )

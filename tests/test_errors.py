@@ -10,6 +10,9 @@ from claude_proxy import errors
 from claude_proxy.errors import (
     AuthenticationFailed,
     ClientGone,
+    ExpectationFailed,
+    HeadTooLarge,
+    InvalidDocument,
     InvalidRequest,
     MethodNotAllowed,
     ModelNeverAnswered,
@@ -17,9 +20,13 @@ from claude_proxy.errors import (
     NotFound,
     PromptTooLong,
     ProxyError,
+    ProxyOverloaded,
     RateLimited,
+    RequestTimeout,
     RequestTooLarge,
     SettingsError,
+    ShuttingDown,
+    TargetTooLong,
     UpstreamMisconfigured,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -27,6 +34,7 @@ from claude_proxy.errors import (
 
 NO_RETRY = {"x-should-retry": "false"}
 LATER = {"retry-after": "15"}
+SOON = {"retry-after": "5"}
 
 FAILURES: list[tuple[ProxyError, int, str, dict[str, str], str]] = [
     # failure, status, type, headers, type within a stream
@@ -37,11 +45,18 @@ FAILURES: list[tuple[ProxyError, int, str, dict[str, str], str]] = [
     (NotFound("x"), 404, "not_found_error", {}, "not_found_error"),
     (MethodNotAllowed("PUT", "POST"), 405, "invalid_request_error", {"allow": "POST"}, "invalid_request_error"),
     (RequestTooLarge("x"), 413, "request_too_large", {}, "request_too_large"),
+    (RequestTimeout("x"), 408, "timeout_error", {}, "timeout_error"),
+    (TargetTooLong("x"), 414, "invalid_request_error", {}, "invalid_request_error"),
+    (ExpectationFailed("x"), 417, "invalid_request_error", {}, "invalid_request_error"),
+    (HeadTooLarge("x"), 431, "invalid_request_error", {}, "invalid_request_error"),
+    (ProxyOverloaded("x"), 529, "overloaded_error", SOON, "overloaded_error"),
+    (ShuttingDown(), 529, "overloaded_error", SOON, "overloaded_error"),
     (UpstreamUnreachable("x"), 502, "api_error", {}, "overloaded_error"),
     (UpstreamMisconfigured("x"), 502, "api_error", NO_RETRY, "api_error"),
     (UpstreamTimeout("x"), 504, "timeout_error", {}, "overloaded_error"),
     (RateLimited("x"), 429, "rate_limit_error", LATER, "overloaded_error"),
     (ModelOverloaded("x"), 529, "overloaded_error", LATER, "overloaded_error"),
+    (InvalidDocument("x"), 500, "api_error", {}, "overloaded_error"),
     (ModelNeverAnswered("x"), 502, "api_error", NO_RETRY, "api_error"),
 ]
 

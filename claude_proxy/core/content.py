@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Role: TypeAlias = Literal["user", "assistant", "system"]
-StopReason: TypeAlias = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason: TypeAlias = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
 
 
 # --- content blocks ---------------------------------------------------------------------------------------------------
@@ -42,19 +42,34 @@ class ToolUse:
 
 
 @dataclass(frozen=True)
-class Omitted:
-    """A block whose content a text-only model cannot be given, such as an image or a PDF.
+class Image:
+    """An `image` block: its data in base64, or an address. Not every alias can see."""
 
-    Attributes:
-        what: what it was, for the note that takes its place: "image (image/png)".
-    """
+    media_type: str = ""
+    data: str = ""
+    url: str = ""
 
-    what: str
+
+@dataclass(frozen=True)
+class Document:
+    """A `document` block: texts and images of its own, or a PDF in base64, which only some aliases can read."""
+
+    title: str = ""
+    context: str = ""
+    content: tuple[Text | Image, ...] = ()
+    pdf: str = ""
 
 
 @dataclass(frozen=True)
 class ToolReference:
-    """A `tool_reference` in a tool result: from here on the deferred tool of this name may be called."""
+    """A `tool_reference` in a tool result, or a `tool_addition`: from here on the tool of this name may be called."""
+
+    tool_name: str
+
+
+@dataclass(frozen=True)
+class ToolRemoval:
+    """A `tool_removal`: from here on the tool of this name may not be called."""
 
     tool_name: str
 
@@ -64,11 +79,11 @@ class ToolResult:
     """A `tool_result` block."""
 
     tool_use_id: str
-    content: tuple[Text | Omitted | ToolReference, ...] = ()
+    content: tuple[Text | Image | Document | ToolReference, ...] = ()
     is_error: bool = False
 
 
-Block: TypeAlias = Text | ToolUse | ToolResult | Omitted | ToolReference
+Block: TypeAlias = Text | Image | Document | ToolUse | ToolResult | ToolReference | ToolRemoval
 
 
 # --- the request ------------------------------------------------------------------------------------------------------
@@ -84,12 +99,20 @@ class MessageParam:
 
 @dataclass(frozen=True)
 class Tool:
-    """A client tool. A deferred one is shown to the model only where a `tool_reference` names it."""
+    """A client tool.
+
+    Attributes:
+        defer_loading: show it to the model only where a `tool_reference` names it.
+        strict: an input that breaks the schema is asked for again.
+        input_examples: inputs as they may be, for the model to see.
+    """
 
     name: str
     input_schema: Mapping[str, Any]
     description: str = ""
     defer_loading: bool = False
+    strict: bool = False
+    input_examples: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +131,14 @@ class Request:
     Attributes:
         model: the name as the client sent it; the response echoes it.
         max_tokens: None only for `count_tokens`, which has no such field.
+        prefill: the beginning of the reply, which the model is to go on with.
+        withdrawn: names of tools that may not be called any more.
+        output_schema: the JSON Schema that the reply must be a document of.
         thinking: whether the response may hold thinking blocks.
+        hides_thinking: whether their text is blanked.
+        extras: fields that the response must have because the request had their counterparts.
+        ignored: how many fields, keys and betas were let pass unread.
+        mended: how many calls without a result and results without a call there are.
     """
 
     model: str
@@ -117,15 +147,25 @@ class Request:
     system: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    prefill: str = ""
+    withdrawn: frozenset[str] = frozenset()
+    stop_sequences: tuple[str, ...] = ()
+    output_schema: Mapping[str, Any] | None = None
     thinking: bool = False
+    hides_thinking: bool = False
     stream: bool = False
     temperature: float | None = None
     top_p: float | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    ignored: int = 0
+    mended: int = 0
 
     @property
     def callable_tools(self) -> tuple[Tool, ...]:
         """The tools that the reply may call."""
-        return () if self.tool_choice.type == "none" else self.tools
+        if self.tool_choice.type == "none":
+            return ()
+        return tuple(tool for tool in self.tools if tool.name not in self.withdrawn)
 
 
 # --- the response -----------------------------------------------------------------------------------------------------
@@ -152,3 +192,4 @@ class Message:
     stop_reason: StopReason
     usage: Usage
     stop_sequence: str | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)

@@ -16,13 +16,13 @@ Nothing here reads a clock or writes to a socket.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from claude_proxy.core.content import Message, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.reply import SIGNATURE
-from claude_proxy.core.response import block_json, error_json, message_json, to_bytes, usage_json
+from claude_proxy.core.response import block_json, error_json, message_json, to_bytes
 from claude_proxy.errors import ProxyError
 
 PINGS_SUFFICE = 300.0  # seconds
@@ -98,13 +98,14 @@ class EventStream:
                     "cache_read_input_tokens": 0,
                     "output_tokens": message.usage.output_tokens,
                 },
+                **message.extras,
             },
         )
         yield event("message_stop", {})
 
     def _start(self) -> bytes:
         self.started = True
-        opening = message_json(self._opening) | {"stop_reason": None, "usage": usage_json(self._opening.usage)}
+        opening = message_json(self._opening) | {"stop_reason": None}
         return event("message_start", {"message": opening})
 
     def _open(self, block: Text | Thinking) -> bytes:
@@ -112,9 +113,9 @@ class EventStream:
         return _block_start(0, block)
 
 
-def opening_message(message_id: str, model: str, input_tokens: int) -> Message:
+def opening_message(message_id: str, model: str, input_tokens: int, extras: Mapping[str, Any] | None = None) -> Message:
     """The message before the model has answered; clients want to see one output token."""
-    return Message(message_id, model, (), "end_turn", Usage(input_tokens, 1))
+    return Message(message_id, model, (), "end_turn", Usage(input_tokens, 1), extras=extras or {})
 
 
 def error_event(error: ProxyError, request_id: str) -> bytes:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, replace
 
 from claude_proxy.core import entities
-from claude_proxy.core.prompt import Prompt, Turn
+from claude_proxy.core.prompt import Prompt, turn
 
 _SHORTEST_ANCHOR, _LONGEST_ANCHOR = 60, 800  # characters
 
@@ -31,16 +31,38 @@ def ask_again(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prom
         armoured: whether texts carry the armour of `core.entities`.
     """
     demand = (
-        f"[Your tool call was not run: {defect}. Write your whole reply again, with the call exactly in the form "
-        "described under Tools. Do not mention this correction.]"
+        f"[Your reply could not be used: {defect}. Write your whole reply again, in the form described at the "
+        "beginning. Do not mention this correction.]"
     )
     return _extend(prompt, text, demand, armoured=armoured)
 
 
 def _extend(prompt: Prompt, reply: str, demand: str, *, armoured: bool) -> Prompt:
     protect = entities.armour if armoured else str
-    said = Turn("assistant", protect(reply.rstrip()) or "(nothing)")  # an empty turn would be refused
-    return replace(prompt, turns=(*prompt.turns, said, Turn("user", protect(demand))))
+    said = turn("assistant", protect(reply.rstrip()) or "(nothing)")  # an empty turn would be refused
+    return replace(prompt, turns=(*prompt.turns, said, turn("user", protect(demand))))
+
+
+# --- prefill ----------------------------------------------------------------------------------------------------------
+
+
+def unwrap(prefill: str, text: str) -> str:
+    """What a reply adds to the beginning that the client has written for it; without one, the reply.
+
+    Models repeat what they were told to go on with, and forget the tag.
+    """
+    if not prefill:
+        return text
+    thought = _THOUGHT.match(text)
+    head, rest = (thought[0], text[thought.end() :]) if thought else ("", text)
+    if wrapped := _ADDED.search(rest):
+        behind = (wrapped[2] or "").strip()
+        rest = f"{wrapped[1]}\n{behind}" if behind else wrapped[1]
+    return head + rest.removeprefix(prefill.rstrip())
+
+
+# White space between the tag and the words belongs to them; calls may stand behind the tag.
+_ADDED = re.compile(r"<continuation>(?:[ \t]*\n)?(.*?)(?:\n?[ \t]*</continuation>(.*)|)\Z", re.DOTALL)
 
 
 # --- continuation -----------------------------------------------------------------------------------------------------
@@ -89,7 +111,8 @@ def ask_on(prompt: Prompt, seam: Seam, *, armoured: bool) -> Prompt:
         "<continuation> and </continuation>, each on a line of its own. Begin with the following last lines, "
         "exactly as they stand here, complete the very last, which may be cut off, and go on:\n"
         f"{seam.anchor}\n"
-        "Repeat nothing before these lines, and add no remarks.]"
+        "Repeat nothing before these lines, and add no remarks. If nothing is missing behind them, write only these "
+        "lines between the tags.]"
     )
     return _extend(prompt, seam.kept + seam.anchor, demand, armoured=armoured)
 

@@ -1,4 +1,4 @@
-"""What the model is told about tools: which there are, how to call them, and a reminder.
+"""What the model is told: which tools there are, how to call them, how to write a document, and a reminder.
 
 The wording was chosen by letting a small local model work on the tasks of `bench/local_model.py`: it imitates the
 examples more than it follows the rules, so the examples are made with the tools that are offered.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from claude_proxy.core import schema as json_schema
-from claude_proxy.core.content import Tool, ToolChoice
+from claude_proxy.core.content import Request, Tool, ToolChoice
 from claude_proxy.core.notation import Call, to_json, write_calls
 from claude_proxy.core.schema import Schema
 
@@ -56,6 +56,9 @@ _EXAMPLE_TEXTS = (
 _EXAMPLE_VALUES = {"integer": 10, "number": 10, "boolean": True, "array": [], "object": {}, "null": None}
 
 
+_PLAIN_ANSWER = "What needs no tool is answered directly:\nThe capital of Italy is Rome."
+
+
 def _examples(tools: Sequence[Tool]) -> str:
     """Worked examples: a text of several lines, where a tool takes one, and two calls in one block."""
     calls = [call for tool in tools if (call := Call(tool.name, _example_arguments(tool))).arguments]
@@ -67,7 +70,7 @@ def _examples(tools: Sequence[Tool]) -> str:
     written = [f"I'll do that now.\n{write_calls(block, by_name)}" for block in blocks if block]
     if not written:
         return ""
-    return "\n\nFor example (the values are made up):\n\n" + "\n\n".join(written)
+    return "\n\nFor example (the values are made up):\n\n" + "\n\n".join([*written, _PLAIN_ANSWER])
 
 
 def _example_rank(call: Call) -> tuple[int, int]:
@@ -95,13 +98,52 @@ def _example_value(name: str, schema: Schema, root: Schema) -> Any:
 def describe_tool(tool: Tool) -> str:
     """One tool as compact JSON on one line."""
     schema = {key: value for key, value in tool.input_schema.items() if key != "$schema"}
-    return to_json({"name": tool.name, "description": tool.description, "input_schema": schema})
+    examples = {"input_examples": list(tool.input_examples)} if tool.input_examples else {}
+    return to_json({"name": tool.name, "description": tool.description, "input_schema": schema} | examples)
 
 
-def remind(choice: ToolChoice) -> str:
-    """The one line that ends the last user message."""
-    if choice.type == "none":
-        return "[Answer in plain text; no tool can be called now.]"
+def describe_output(schema: Mapping[str, Any]) -> str:
+    """The part of the system text that demands a JSON document for an answer."""
+    return f"{_HOW_TO_ANSWER}\n\n<schema>\n{to_json(schema)}\n</schema>"
+
+
+# In a tag, and not at the very beginning, the document is safe from the module, which digs into replies that start
+# with { and deletes what stands before `{"final_answer": "`: hence the line for each property.
+_HOW_TO_ANSWER = """\
+# The form of your answer
+
+Your answer must be one JSON document, valid against the JSON Schema below. Write it at the end of your reply between \
+<output> and </output>, each on a line of its own, without a code fence, every property on a line of its own:
+
+<output>
+{
+  "property": "value"
+}
+</output>"""
+
+
+# --- the reminder -----------------------------------------------------------------------------------------------------
+
+
+_NO_TOOLS = "[Answer in plain text; no tool can be called now.]"
+
+
+def remind(request: Request) -> str:
+    """What ends the last user message; nothing where there is nothing to remind of."""
+    reminders = []
+    if request.tools:
+        reminders.append(_remind_of_tools(request.tool_choice) if request.callable_tools else _NO_TOOLS)
+    if request.output_schema is not None:
+        reminders.append("[When you answer, write the JSON document between <output> and </output>.]")
+    if request.prefill:
+        reminders.append(
+            "[Your message above is the beginning of your reply. Go on with it exactly where it stops: write only "
+            "what follows, between <continuation> and </continuation>, and repeat nothing.]"
+        )
+    return "\n".join(reminders)
+
+
+def _remind_of_tools(choice: ToolChoice) -> str:
     single = " with a single <invoke>" if choice.disable_parallel_tool_use else ""
     block = f"one <function_calls> block{single} at the end of your reply"
     if choice.type == "tool":

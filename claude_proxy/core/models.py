@@ -9,11 +9,14 @@ answers a prompt beyond one with an apology that names no cause. Dots and dashes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
+from claude_proxy.errors import InvalidRequest
+
+T = TypeVar("T")
 Family: TypeAlias = Literal["claude", "reasoning", "chat"]
 
 # Names people and clients use out of the box.
@@ -41,12 +44,24 @@ class Alias:
             `max_tokens`), or in OpenAI's chat form.
         window: tokens of prompt and reply together that the model can hold.
         max_output: tokens at which a reply is cut, without the caller being told.
+        sees: whether it takes images.
     """
 
     name: str
     family: Family
     window: int
     max_output: int
+    sees: bool = False
+
+    @property
+    def tokenizer(self) -> Literal["openai", "claude"]:
+        """Whose way to count tokens comes nearest."""
+        return "claude" if self.family == "claude" else "openai"
+
+    @property
+    def reads_pdfs(self) -> bool:
+        """Whether it takes PDFs: the module passes them on in the form that Anthropic's models alone understand."""
+        return self.family == "claude"
 
 
 @dataclass(frozen=True)
@@ -90,16 +105,36 @@ _MAX_OUTPUTS: tuple[tuple[str, int], ...] = (
 )
 _UNKNOWN_MAX_OUTPUT = 16_384
 
+# Models that see, by their vendors' documentation; the first pattern that fits decides.
+_SIGHT: tuple[tuple[str, bool], ...] = (
+    ("o3-mini*", False),
+    ("o[134]*", True),
+    ("gpt-4o*", True),
+    ("gpt-4[.-]1*", True),
+    ("gpt-5*", True),
+    ("gemini*", True),
+    ("llama-4*", True),
+    ("llama-[Mm]averick*", True),
+    ("*claude*", True),
+    ("*anthropic*", True),
+)
+
 _REASONING = frozenset({"o1", "o3-mini", "o3", "o4-mini", "gpt-5"})
 
 
-def describe_alias(name: str) -> Alias:
-    """What is known of an alias; an unknown one gets cautious figures."""
+def describe_alias(name: str, sight: Mapping[str, bool] | None = None) -> Alias:
+    """What is known of an alias; an unknown one gets cautious figures.
+
+    Args:
+        name: the alias.
+        sight: configured patterns of aliases, and whether they see; before the built-in table.
+    """
     return Alias(
         name,
         family=_family(name),
         window=_first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
         max_output=_first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
+        sees=_first_match(name, (*(sight or {}).items(), *_SIGHT), default=False),
     )
 
 
@@ -110,35 +145,87 @@ def _family(name: str) -> Family:
     return "reasoning" if name in _REASONING else "chat"
 
 
-def _first_match(name: str, table: Iterable[tuple[str, int]], default: int) -> int:
+def _first_match(name: str, table: Iterable[tuple[str, T]], default: T) -> T:
     return next((value for pattern, value in table if fnmatchcase(name, pattern)), default)
 
 
-def choose_alias(model: str, model_map: Mapping[str, str]) -> Choice:
+def choose_alias(model: str, model_map: Mapping[str, str], sight: Mapping[str, bool] | None = None) -> Choice:
     """Decide which alias answers for a model name.
 
     Args:
         model: the name as the client sent it.
         model_map: configured names and patterns (`*`, `?`, `[…]`); exact names first, then patterns in their order.
+        sight: see `describe_alias`.
     """
     name = model.removesuffix(_LONG_CONTEXT_SUFFIX)
+    alias, rule = _choose(name, model_map)
+    if alias is None:
+        rule = "the name itself, which no rule maps"
+    return Choice(describe_alias(alias or name, sight), rule, is_client_text=alias is None)
+
+
+def _choose(name: str, model_map: Mapping[str, str]) -> tuple[str | None, str]:
     if name in model_map:
-        return Choice(describe_alias(model_map[name]), "an entry of MODEL_MAP")
+        return model_map[name], "an entry of MODEL_MAP"
     for pattern, alias in model_map.items():
         if fnmatchcase(name, pattern):
-            return Choice(describe_alias(alias), f"the pattern {pattern!r} of MODEL_MAP")
+            return alias, f"the pattern {pattern!r} of MODEL_MAP"
     if name in DEFAULT_ALIASES:
-        return Choice(describe_alias(DEFAULT_ALIASES[name]), "the built-in table")
+        return DEFAULT_ALIASES[name], "the built-in table"
     for pattern, alias in _FAMILY_ALIASES:
         if fnmatchcase(name.lower(), pattern):
-            return Choice(describe_alias(alias), f"the built-in rule for names like {pattern}")
-    return Choice(describe_alias(name), "the name itself, which no rule maps", is_client_text=True)
+            return alias, f"the built-in rule for names like {pattern}"
+    return None, ""
 
 
 def offered_models(model_map: Mapping[str, str]) -> list[str]:
     """The names for the models list: the configured ones, then the built-in table's, without patterns or repeats."""
     configured = [name for name in model_map if not set(name) & set("*?[")]
     return list(dict.fromkeys([*configured, *DEFAULT_ALIASES]))
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which part of the models list is asked for: at most `limit` behind `after_id`, or before `before_id`."""
+
+    limit: int = 20
+    after_id: str | None = None
+    before_id: str | None = None
+    lifecycle: frozenset[str] = frozenset({"active", "deprecated"})
+
+
+def read_page(query: Mapping[str, Sequence[str]]) -> Page:
+    """The page that a query asks for.
+
+    Raises:
+        InvalidRequest: `limit` is no number from 1 to 1000.
+    """
+    limit = query.get("limit", ["20"])[-1]
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= 1000):
+        raise InvalidRequest("Input should be from 1 to 1000", "limit")
+    lifecycle = frozenset(query.get("lifecycle[]", ())) or Page.lifecycle
+    return Page(int(limit), query.get("after_id", [None])[-1], query.get("before_id", [None])[-1], lifecycle)
+
+
+def list_json(listed: Sequence[Mapping[str, Any]], page: Page) -> dict[str, Any]:
+    """A page of the models list. A cursor that is not in the list gives an empty page.
+
+    `has_more` is always there: without it SDKs ask on until a page is empty.
+    """
+    data = [model for model in listed if model["lifecycle"] in page.lifecycle]
+    ids = [model["id"] for model in data]
+    if page.after_id is not None:
+        data = data[ids.index(page.after_id) + 1 :] if page.after_id in ids else []
+    elif page.before_id is not None:
+        data = data[: ids.index(page.before_id)] if page.before_id in ids else []
+    has_more = len(data) > page.limit
+    data = data[-page.limit :] if page.before_id is not None and page.after_id is None else data[: page.limit]
+    return {
+        "data": data,
+        "has_more": has_more,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }
 
 
 def model_json(name: str, alias: Alias) -> dict[str, Any]:
@@ -160,17 +247,19 @@ def model_json(name: str, alias: Alias) -> dict[str, Any]:
         "line": None,
         "max_input_tokens": alias.window,
         "max_tokens": alias.max_output,
+        "allowed_fallback_models": None,
         "capabilities": {
             "batch": no,
             "citations": no,
+            "compaction": no | {"summarize": no},
             "code_execution": no,
             "context_management": no
             | {"clear_thinking_20251015": no, "clear_tool_uses_20250919": no, "compact_20260112": no},
             "effort": no | {"low": no, "medium": no, "high": no, "xhigh": no, "max": no},
-            "image_input": no,
-            "pdf_input": no,
+            "image_input": {"supported": alias.sees},
+            "pdf_input": {"supported": alias.reads_pdfs},
             "server_tools": no | {"web_search": no, "code_execution": no},
-            "structured_outputs": no,
+            "structured_outputs": yes,
             "thinking": no | {"types": {"adaptive": yes, "between_tools": yes, "disabled": yes, "enabled": yes}},
         },
     }

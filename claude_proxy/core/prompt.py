@@ -2,39 +2,73 @@
 
 Prompts only grow: how a message is rendered depends on the messages before it, never on later ones, so that the
 providers' prefix caches work. The one exception is a short reminder at the very end. What the module would do to the
-conversation is met here: contents are strings, the system text is never empty, turns alternate and a user has the
-first and the last word.
+conversation is met here: the system text is never empty (or the first message would have to be a string), turns
+alternate and a user has the first and the last word.
+
+Images and PDFs keep their place between the texts where the alias can take them; elsewhere a note says what was left
+out, so that the model does not imagine it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from claude_proxy.core import entities, instructions, notation
 from claude_proxy.core.content import (
     Block,
+    Document,
+    Image,
     MessageParam,
-    Omitted,
     Request,
     Text,
     Tool,
     ToolReference,
+    ToolRemoval,
     ToolResult,
     ToolUse,
 )
+from claude_proxy.core.models import Alias
 from claude_proxy.errors import InvalidRequest
+
+Side: TypeAlias = Literal["user", "assistant"]
+Part: TypeAlias = str | Image | Document
+"""A stretch of text, an image, or a PDF."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of the rendered conversation."""
+    """One turn of the rendered conversation.
 
-    role: Literal["user", "assistant"]
-    content: str
+    Attributes:
+        role: whose turn it is.
+        parts: what it holds: texts, never two in a row, and between them images and PDFs.
+    """
+
+    role: Side
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """Its texts, without what stands between them."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def media(self) -> Iterator[Image | Document]:
+        """Its images and PDFs."""
+        return (part for part in self.parts if not isinstance(part, str))
+
+
+def turn(role: Side, *parts: Part) -> Turn:
+    """A turn; texts that follow each other are joined."""
+    joined: list[Part] = []
+    for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
+        stretch = list(run)
+        joined += ["".join(map(str, stretch))] if is_text else stretch
+    return Turn(role, tuple(joined))
 
 
 @dataclass(frozen=True)
@@ -48,8 +82,14 @@ class Prompt:
     def texts(self) -> Iterator[str]:
         """Every text the model will read."""
         yield self.system
-        for turn in self.turns:
-            yield turn.content
+        for each in self.turns:
+            yield each.text
+
+    @property
+    def media(self) -> Iterator[Image | Document]:
+        """Every image and PDF that the model is sent."""
+        for each in self.turns:
+            yield from each.media
 
 
 # Claude Code opens `system` with a line for Anthropic's billing; it changes between conversations and says nothing to
@@ -79,26 +119,27 @@ _OPENING = "(The beginning of this conversation is not shown.)"
 _CLOSING = "(Go on.)"
 
 
-def render(request: Request, *, armoured: bool) -> Prompt:
-    """Render a request as plain text.
+def render(request: Request, alias: Alias, *, armoured: bool) -> Prompt:
+    """Render a request for the model behind an alias.
 
     Args:
         request: the request.
+        alias: the model, which may be unable to see.
         armoured: whether the module decodes entities, so that texts must carry the armour of `core.entities`.
 
     Raises:
-        InvalidRequest: a tool's schema or a call's input is nested too deeply.
+        InvalidRequest: a tool's schema or a call's input is nested too deeply, or an image cannot be passed on.
     """
     protect = entities.armour if armoured else _unchanged
     try:
-        return _render(request, protect, armoured=armoured)
+        turns = [_protected(each, protect) for each in _turns(request, alias)]
+        return Prompt(_system(request, protect, armoured=armoured), tuple(turns))
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
 
 
-def _render(request: Request, protect: Callable[[str], str], *, armoured: bool) -> Prompt:
-    turns = [Turn(turn.role, protect(turn.content)) for turn in _turns(request)]
-    return Prompt(_system(request, protect, armoured=armoured), tuple(turns))
+def _protected(each: Turn, protect: Callable[[str], str]) -> Turn:
+    return Turn(each.role, tuple(protect(part) if isinstance(part, str) else part for part in each.parts))
 
 
 def _unchanged(text: str) -> str:
@@ -112,9 +153,11 @@ def _system(request: Request, protect: Callable[[str], str], *, armoured: bool) 
     texts = [_without_billing_header(text) for text in request.system]
     parts = [protect(text) for text in texts if text.strip()]
     parts.append(_CHANNEL_NOTE if armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES)
-    if request.callable_tools:
-        shown = [tool for tool in request.callable_tools if not tool.defer_loading]
+    if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
+        shown = [tool for tool in request.tools if not tool.defer_loading]
         parts.append(protect(instructions.describe_tools(shown)))
+    if request.output_schema is not None:
+        parts.append(protect(instructions.describe_output(request.output_schema)))
     return "\n\n".join(parts)
 
 
@@ -125,65 +168,69 @@ def _without_billing_header(text: str) -> str:
 # --- the conversation -------------------------------------------------------------------------------------------------
 
 
-def _turns(request: Request) -> list[Turn]:
+def _turns(request: Request, alias: Alias) -> list[Turn]:
     """The rendered turns: `system` messages join the user's, consecutive ones of a side become one."""
-    renderer = _Renderer({tool.name: tool for tool in request.tools})
-    turns: list[Turn] = []
+    renderer = _Renderer(request.tools, alias)
+    sides: list[tuple[Side, list[Part]]] = []
     for message in request.messages:
-        side: Literal["user", "assistant"] = "assistant" if message.role == "assistant" else "user"
-        if text := renderer.render(message):
-            _append(turns, Turn(side, text))
-    if not turns or turns[0].role == "assistant":
-        turns.insert(0, Turn("user", _OPENING))
-    if request.tools:
-        _append(turns, Turn("user", instructions.remind(request.tool_choice)))
-    elif turns[-1].role == "assistant":
-        turns.append(Turn("user", _CLOSING))
-    return turns
+        if parts := renderer.render(message):
+            _say(sides, "assistant" if message.role == "assistant" else "user", parts)
+    if not sides or sides[0][0] == "assistant":
+        sides.insert(0, ("user", [_OPENING]))
+    if request.prefill:
+        _say(sides, "assistant", [request.prefill.rstrip()])
+    if reminder := instructions.remind(request):
+        _say(sides, "user", [reminder])
+    elif sides[-1][0] == "assistant":
+        _say(sides, "user", [_CLOSING])
+    return [turn(side, *parts) for side, parts in sides]
 
 
-def _append(turns: list[Turn], turn: Turn) -> None:
-    """Add a turn, or join it to the last one where that is of the same side."""
-    if turns and turns[-1].role == turn.role:
-        turns[-1] = Turn(turn.role, f"{turns[-1].content}\n\n{turn.content}")
+def _say(sides: list[tuple[Side, list[Part]]], side: Side, parts: list[Part]) -> None:
+    if sides and sides[-1][0] == side:
+        sides[-1][1].extend(["\n\n", *parts])
     else:
-        turns.append(turn)
+        sides.append((side, parts))
 
 
 class _Renderer:
     """Renders messages in their order; what it remembers comes from earlier messages only."""
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
-        self.tools = tools
-        self.shown = {tool.name for tool in tools.values() if not tool.defer_loading}
+    def __init__(self, tools: Iterable[Tool], alias: Alias) -> None:
+        self.tools = {tool.name: tool for tool in tools}
+        self.alias = alias
+        self.shown = {tool.name for tool in tools if not tool.defer_loading}
         self.calls: dict[str, tuple[int, str]] = {}  # tool_use id -> the call's position and the tool's name
 
-    def render(self, message: MessageParam) -> str:
+    def render(self, message: MessageParam) -> list[Part]:
         if message.role == "assistant":
             return self._assistant(message)
         texts = self._results(message) + [
             self._plain(block) for block in message.content if not isinstance(block, ToolResult)
         ]
         if message.role == "system":
-            texts = [f"<system_message>\n{text}\n</system_message>" for text in texts]
-        return "\n\n".join(texts)
+            texts = [_wrap("system_message", "", text) for text in texts]
+        return _joined(texts, "\n\n")
 
-    def _assistant(self, message: MessageParam) -> str:
+    def _assistant(self, message: MessageParam) -> list[Part]:
         """What the assistant said, its calls in the canonical notation, whatever form they came in."""
-        parts: list[str] = []
+        texts: list[list[Part]] = []
         for is_call, run in groupby(message.content, key=lambda block: isinstance(block, ToolUse)):
             if is_call:
                 calls = [self._call(block) for block in run if isinstance(block, ToolUse)]
-                parts.append(notation.write_calls(calls, self.tools))
+                texts.append([notation.write_calls(calls, self.tools)])
             else:
-                parts += [text for block in run if (text := self._plain(block))]
-        return "\n".join(parts).rstrip()  # Anthropic's models refuse an assistant turn that ends in white space
+                texts += [self._plain(block) for block in run]
+        parts = _joined(texts, "\n")
+        if parts and isinstance(parts[-1], str):
+            parts[-1] = parts[-1].rstrip()  # Anthropic's models refuse an assistant turn that ends in white space
+        return parts
 
     def _call(self, block: ToolUse) -> notation.Call:
         self.calls[block.id] = (len(self.calls), block.name)
         return notation.Call(block.name, block.input)
 
-    def _results(self, message: MessageParam) -> list[str]:
+    def _results(self, message: MessageParam) -> list[list[Part]]:
         """The tool results of a message in the order of their calls: they come in the order in which tools finished."""
         unknown = (len(self.calls), "unknown")
         results = [
@@ -193,24 +240,48 @@ class _Renderer:
         ]
         return [self._result(name, result) for _, name, result in sorted(results, key=itemgetter(0))]
 
-    def _result(self, name: str, result: ToolResult) -> str:
+    def _result(self, name: str, result: ToolResult) -> list[Part]:
         status = ' status="error"' if result.is_error else ""
-        content = "\n".join(self._plain(block) for block in result.content)
-        tag = "tool_result"
-        while f"</{tag}" in content:
-            tag += "_"  # so that nothing in a file can end the result and speak for somebody else
-        return f'<{tag} name="{name}"{status}>\n{content}\n</{tag}>'
+        content = _joined([self._plain(block) for block in result.content], "\n")
+        return _wrap("tool_result", f' name="{name}"{status}', content)
 
-    def _plain(self, block: Block) -> str:
+    def _plain(self, block: Block) -> list[Part]:
         match block:
             case Text(text):
-                return text
-            case Omitted(what):
-                return f"[{what} left out: this channel carries text only. Do not guess what it shows.]"
+                return [text]
+            case Image():
+                return [self._image(block)]
+            case Document():
+                return self._document(block)
             case ToolReference(name):
-                return self._reference(name)
+                return [self._reference(name)]
+            case ToolRemoval(name):
+                return [f"[The tool {name} can no longer be called.]"]
             case _:
-                return ""
+                return []
+
+    def _image(self, image: Image) -> Part:
+        kind = f" ({image.media_type})" if image.media_type else ""
+        if not self.alias.sees:
+            return f"[image{kind} left out: the model behind this alias cannot see images. Do not guess what it shows.]"
+        if image.url and self.alias.family == "claude":
+            raise InvalidRequest(
+                "This server fetches no images, and the model takes them as data only: send a base64 source."
+            )
+        return image
+
+    def _document(self, document: Document) -> list[Part]:
+        head = f' title="{document.title}"' if document.title else ""
+        context = [f"[{document.context}]"] if document.context else []
+        if not document.pdf:
+            parts = _joined([[*context], *(self._plain(block) for block in document.content)], "\n")
+            return _wrap("document", head, parts)
+        if self.alias.reads_pdfs:
+            return [*context, document]
+        return [
+            f"[PDF document{head} left out: this channel cannot carry it. Do not guess what it says; extract its text "
+            "with a tool, for example pdftotext, and read that.]"
+        ]
 
     def _reference(self, name: str) -> str:
         """A deferred tool is shown where it is first referenced."""
@@ -220,3 +291,22 @@ class _Renderer:
             return f"[The tool {name} is not available.]"
         self.shown.add(name)
         return f"From now on this tool can be called, too:\n{instructions.describe_tool(self.tools[name])}"
+
+
+# --- putting parts together -------------------------------------------------------------------------------------------
+
+
+def _joined(texts: Iterable[list[Part]], separator: str) -> list[Part]:
+    """The parts one after the other, with a separator between those that are not empty."""
+    joined: list[Part] = []
+    for parts in texts:
+        if parts:
+            joined += [separator, *parts] if joined else parts
+    return joined
+
+
+def _wrap(tag: str, attributes: str, content: list[Part]) -> list[Part]:
+    """Content within a tag that nothing in it can close: a file must not end a result and speak for somebody else."""
+    while any(isinstance(part, str) and f"</{tag}" in part for part in content):
+        tag += "_"
+    return [f"<{tag}{attributes}>\n", *content, f"\n</{tag}>"]

@@ -1,78 +1,138 @@
 """Anthropic JSON -> `Request`. A fault names the field.
 
-Lenient where nothing is lost: unknown fields, unknown keys of known objects and unknown betas are ignored, since
-Claude Code adds some with every release. Strict where content would vanish without a word: unknown block types, tool
-types and roles are refused. Paths in faults are the real API's: dotted, zero-based.
+Lenient where nothing is lost: what nobody here knows is ignored and counted, since Claude Code adds fields with every
+release; a call without a result, or the reverse, is mended and counted. Strict where content would vanish without a
+word: unknown block types, tool types and roles are refused, and so are fields that ask for something which no text-only
+backend can do. `Rules.strict` mirrors the real API's own checks and words.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, cast
 
-from claude_proxy.core.content import (
-    Block,
-    MessageParam,
-    Omitted,
-    Request,
-    Role,
-    Text,
-    Tool,
-    ToolChoice,
-    ToolReference,
-    ToolResult,
-    ToolUse,
+from claude_proxy.core.blocks import read_content
+from claude_proxy.core.content import MessageParam, Request, Role, Text, Tool, ToolResult, ToolUse
+from claude_proxy.core.fields import NEW_VERSION, OLD_VERSION, Node, Rules, Tally
+from claude_proxy.core.tool_definitions import read_tool, read_tool_choice, read_tools
+from claude_proxy.core.validation import schema_fault
+from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
+
+PREFILL_REFUSED = (
+    "This model does not support assistant message prefill. The conversation must end with a user message."
 )
-from claude_proxy.errors import InvalidRequest
 
-T = TypeVar("T")
-Json: TypeAlias = Mapping[str, Any]
-
-# Blocks of earlier turns that carry nothing a text-only model could use: reasoning of another model, and what
-# Anthropic's own servers did. They stand in histories that began elsewhere and must not fail.
-_DROPPED = frozenset(
-    {"thinking", "redacted_thinking", "server_tool_use", "fallback", "mcp_tool_use", "mcp_tool_listing", "compaction"}
-)
-_DROPPED_SUFFIX = "_tool_result"  # web_search_tool_result, code_execution_tool_result, …
+# Far less than Python can recurse, so that whatever is read can be checked, rendered and written.
+_MAX_DEPTH = 200
+_TOO_DEEP = "The request body is not valid JSON: it is nested too deeply"
 
 _LONE_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def parse_request(body: bytes, *, count_only: bool = False) -> Request:
+# --- the rules --------------------------------------------------------------------------------------------------------
+
+# The values that the SDKs and Claude Code know; only strict rules care.
+KNOWN_BETAS = frozenset(
+    """admin-user-sign-out-2026-10-08 advanced-tool-use-2025-11-20 advisor-tool-2026-03-01 afk-mode-2026-01-31
+    agent-memory-2026-07-22 analytics-usage-cost-2026-08-24 cache-diagnosis-2026-04-07
+    ce-claude-code-managed-settings-2026-10-06 ce-plugins-2026-09-01 ce-user-management-2026-07-13
+    claude-code-20250219 code-execution-2025-05-22 compact-2026-01-12 compact-2026-09-04 computer-use-2024-10-22
+    computer-use-2025-01-24 computer-use-2025-11-24 context-1m-2025-08-07 context-management-2025-06-27
+    dangerous-tool-use-2026-09-03 dev-full-thinking-2025-05-14 dreaming-2026-04-21 effort-2025-11-24
+    experimental-claude-tag-2026-10-21 extended-cache-ttl-2025-04-11 fallback-credit-2026-06-01
+    fallback-credit-2026-07-01 fast-mode-2026-02-01 files-api-2025-04-14 fine-grained-tool-streaming-2025-05-14
+    inline-tools-2026-09-15 interleaved-thinking-2025-05-14 managed-agents-2026-04-01 mcp-client-2025-04-04
+    mcp-client-2025-11-20 mcp-client-2026-09-15 mcp-tunnels-2026-06-22 message-batches-2024-09-24
+    message-threads-2026-08-12 mid-conversation-output-config-2026-07-01 mid-conversation-system-clear-at-2026-08-21
+    mid-conversation-tool-changes-2026-07-01 model-context-window-exceeded-2025-08-26 oauth-2025-04-20
+    output-128k-2025-02-19 output-300k-2026-03-24 pdfs-2024-09-25 prompt-caching-2024-07-31
+    prompt-caching-scope-2026-01-05 redact-thinking-2026-02-12 server-side-fallback-2026-06-01
+    server-side-fallback-2026-07-01 skills-2025-10-02 spend-limit-reads-2026-09-26 structured-outputs-2025-11-13
+    structured-outputs-2025-12-15 task-budgets-2026-03-13 telemetry-destinations-2026-08-11
+    thinking-binding-controls-2026-08-01 thinking-display-updates-2026-08-18 thinking-token-count-2026-05-13
+    token-counting-2024-11-01 token-efficient-tools-2025-02-19 user-profiles-2026-03-24 user-profiles-2026-08-18
+    user-profiles-2026-09-04 user-profiles-billing-2026-10-01 webhooks-2026-10-07
+    """.split()  # noqa: SIM905 - seventy lines of quotes would say no more
+)
+
+
+def choose_rules(headers: Mapping[str, str], *, strict: bool) -> Rules:
+    """By which rules a request is read, given its headers (names in lower case).
+
+    Raises:
+        InvalidRequest: strict rules do not allow the headers.
+    """
+    version = headers.get("anthropic-version", "")
+    betas = frozenset(beta.strip() for beta in headers.get("anthropic-beta", "").split(",") if beta.strip())
+    if strict and not version:
+        raise InvalidRequest("header is required", "anthropic-version")
+    if strict and version not in {OLD_VERSION, NEW_VERSION}:
+        raise InvalidRequest(f"Input should be '{OLD_VERSION}' or '{NEW_VERSION}'", "anthropic-version")
+    if strict and (unknown := sorted(betas - KNOWN_BETAS)):
+        raise InvalidRequest(
+            f"Unexpected value(s) `{'`, `'.join(unknown)}` for the `anthropic-beta` header. Please consult our "
+            "documentation at platform.claude.com/docs or try again without the header."
+        )
+    return Rules(strict, OLD_VERSION if version in {"", OLD_VERSION} else NEW_VERSION, betas)
+
+
+# --- the request ------------------------------------------------------------------------------------------------------
+
+
+def parse_request(body: bytes, rules: Rules = Rules(), *, count_only: bool = False) -> Request:  # noqa: B008 - frozen
     """Read the body of `POST /v1/messages`, or of `…/count_tokens`.
 
     Args:
         body: JSON text in UTF-8.
+        rules: how strictly, and for which API version.
         count_only: do without `max_tokens`.
 
     Raises:
         InvalidRequest: the body is not JSON, or a field breaks the API's rules.
+        NotFound: it continues a thread, of which this server has none.
     """
-    data = _load(body)
-    tools = _tools(data)
-    return Request(
-        model=_require(data, "model", _nonempty_string),
-        messages=_messages(data),
-        max_tokens=None if count_only else _require(data, "max_tokens", _count),
-        system=tuple(_get(data, "system", _system, ())),
-        tools=tools,
-        tool_choice=_checked(_get(data, "tool_choice", _tool_choice, ToolChoice()), tools),
-        thinking=_get(data, "thinking", _thinking, default=False),
-        stream=_get(data, "stream", _boolean, default=False),
-        temperature=_get(data, "temperature", _number, None),
-        top_p=_get(data, "top_p", _number, None),
+    tally = Tally(ignored=0 if rules.strict else len(rules.betas - KNOWN_BETAS))
+    top = Node(_load(body), "", rules, tally)
+    _check_fields(top, count_only=count_only)
+    model = top.require("model").nonempty_string()
+    tools = read_tools(top.get("tools"), model)
+    turns = _messages(top.require("messages"), tools, model)
+    offered = (*tools, *turns.added)
+    callable_tools = tuple(tool for tool in offered if tool.name not in turns.withdrawn)
+    thinking = _thinking(top.get("thinking"))
+    request = Request(
+        model=model,
+        messages=turns.messages,
+        max_tokens=None if count_only else top.require("max_tokens").count(),
+        system=tuple(_system(top.get("system"))),
+        tools=offered,
+        tool_choice=read_tool_choice(top.get("tool_choice"), callable_tools),
+        prefill=turns.prefill,
+        withdrawn=turns.withdrawn,
+        stop_sequences=_stop_sequences(top.get("stop_sequences")),
+        output_schema=_output_schema(top),
+        stream=bool((stream := top.get("stream")) and stream.boolean()),
+        temperature=_sampling(top.get("temperature")),
+        top_p=_sampling(top.get("top_p")),
+        extras=_extras(top),
+        **thinking,
+        ignored=tally.ignored,  # last, when all has been read
+        mended=tally.mended,
     )
+    _check_together(top, request)
+    return request
 
 
-def _load(body: bytes) -> Json:
+def _load(body: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if _LONE_SURROGATE_ESCAPE.search(body):
             json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
-        raise InvalidRequest("The request body is not valid JSON: it is nested too deeply") from None
+        raise InvalidRequest(_TOO_DEEP) from None
     except UnicodeEncodeError:
         raise InvalidRequest("The request body is not valid JSON: it holds a lone surrogate") from None
     except UnicodeDecodeError:
@@ -82,269 +142,507 @@ def _load(body: bytes) -> Json:
         raise InvalidRequest(f"The request body is not valid JSON: {reason}") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The request body is not valid JSON: it must be an object")
+    if _is_deeper(data, _MAX_DEPTH):
+        raise InvalidRequest(_TOO_DEEP)
     return data
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Whether a JSON value has more levels than the limit."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise json.JSONDecodeError(f"{name} is not a JSON value", name, 0)
 
 
-# --- fields -----------------------------------------------------------------------------------------------------------
+# --- top-level fields -------------------------------------------------------------------------------------------------
 
-Reader: TypeAlias = Callable[[Any, str], T]
-
-
-def _require(data: Json, key: str, read: Reader[T], path: str = "") -> T:
-    if data.get(key) is None:
-        raise InvalidRequest("Field required", f"{path}{key}")
-    return read(data[key], f"{path}{key}")
-
-
-def _get(data: Json, key: str, read: Reader[T], default: T, path: str = "") -> T:
-    """An optional field; an explicit null counts as absent, as SDKs send it for fields they echo."""
-    return default if data.get(key) is None else read(data[key], f"{path}{key}")
-
-
-def _string(value: Any, path: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidRequest("Input should be a valid string", path)
-    return value
-
-
-def _nonempty_string(value: Any, path: str) -> str:
-    if not _string(value, path):
-        raise InvalidRequest("String should have at least 1 character", path)
-    return cast("str", value)
+_FIELDS = frozenset(
+    {"model", "messages", "max_tokens", "system", "stream", "stop_sequences", "temperature", "top_p", "top_k"}
+    | {"metadata", "tools", "tool_choice", "thinking", "output_config", "cache_control", "service_tier", "speed"}
+    | {"inference_geo", "container", "diagnostics"}
+)
+# Fields that strict rules allow only with one of these betas.
+_BETA_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "context_management": ("context-management-2025-06-27", "compact-2026-01-12"),
+    "compaction": ("compact-2026-09-04",),
+    "mcp_servers": ("mcp-client-2025-04-04", "mcp-client-2025-11-20", "mcp-client-2026-09-15"),
+    "fallbacks": ("server-side-fallback-2026-06-01", "server-side-fallback-2026-07-01"),
+    "fallback_credit_token": ("fallback-credit-2026-06-01", "fallback-credit-2026-07-01"),
+    "thread": ("message-threads-2026-08-12",),
+    "billing_policy": ("user-profiles-billing-2026-10-01",),
+    "output_format": ("structured-outputs-2025-11-13",),
+    "safeguards": ("dangerous-tool-use-2026-09-03",),
+}
 
 
-def _boolean(value: Any, path: str) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest("Input should be a valid boolean", path)
-    return value
+_NO_SAMPLING = f"this parameter is not supported in API version {NEW_VERSION}; leave it out"
+_LEAST_BUDGET = 1024
 
 
-def _number(value: Any, path: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest("Input should be a valid number", path)
-    if not 0 <= value <= 1:
-        raise InvalidRequest("Input should be between 0 and 1", path)
-    return value
+def _check_fields(top: Node, *, count_only: bool) -> None:
+    """Refuse the fields that ask for what cannot be had, count those that nobody here knows."""
+    for name, field in top.fields():
+        if name in _BETA_FIELDS:
+            if top.rules.strict and not top.rules.betas & set(_BETA_FIELDS[name]):
+                field.fail("Extra inputs are not permitted")
+        elif name not in _FIELDS:
+            if top.rules.strict:
+                field.fail("Extra inputs are not permitted")
+            top.tally.ignored += 1
+        refuse = _REFUSALS.get(name)
+        if refuse and not (count_only and name == "compaction"):
+            refuse(field)
+    if top.rules.is_new and (top_k := top.get("top_k")):
+        top_k.fail(_NO_SAMPLING)
+    if top.rules.strict:
+        _check_values(top)
 
 
-def _count(value: Any, path: str) -> int:
-    integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not integral:
-        raise InvalidRequest("Input should be a valid integer", path)
-    if value < 0:
-        raise InvalidRequest("Input should be greater than or equal to 0", path)
-    return int(value)
+def _check_values(top: Node) -> None:
+    """Check by strict rules the fields that have no effect here."""
+    top.mark_cache()
+    if tier := top.get("service_tier"):
+        tier.one_of("auto", "standard_only")
+    if speed := top.get("speed"):
+        speed.one_of("standard", "fast")
+    if top_k := top.get("top_k"):
+        top_k.count()
+    if geo := top.get("inference_geo"):
+        geo.string()
+    if (metadata := top.get("metadata")) and (user_id := metadata.allow("user_id").get("user_id")):
+        user_id.string()
+    if diagnostics := top.get("diagnostics"):
+        diagnostics.allow("previous_message_id")
+    if thinking := top.get("thinking"):
+        _check_thinking(top, thinking)
 
 
-def _object(value: Any, path: str) -> Json:
-    if not isinstance(value, dict):
-        raise InvalidRequest("Input should be a valid dictionary", path)
-    return value
+def _check_thinking(top: Node, thinking: Node) -> None:
+    kind = thinking.require("type").one_of("enabled", "disabled", "adaptive", "between_tools")
+    if binding := thinking.get("block_binding"):
+        binding.need_beta("thinking-binding-controls-2026-08-01")
+    if display := thinking.get("display"):
+        if display.value == "updates":
+            display.need_beta("thinking-display-updates-2026-08-18")
+        display.one_of("summarized", "omitted", "updates")
+    if kind == "enabled":
+        budget = thinking.require("budget_tokens")
+        if budget.count() < _LEAST_BUDGET:
+            budget.fail(f"Input should be greater than or equal to {_LEAST_BUDGET}")
+        if (limit := top.get("max_tokens")) and limit.count() <= budget.count():
+            raise InvalidRequest("`max_tokens` must be greater than `thinking.budget_tokens`.")
+    if kind in {"enabled", "adaptive"} and (temperature := top.get("temperature")) and temperature.value != 1:
+        raise InvalidRequest("`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.")
 
 
-def _thinking(value: Any, path: str) -> bool:
+def _refuse_container(_: Node) -> None:
+    raise InvalidRequest("Container identifier can only be provided when using the code execution tool", "container")
+
+
+def _refuse_mcp_servers(field: Node) -> None:
+    if field.items():
+        field.fail(
+            "this server connects to no MCP servers; configure them in the client, which then offers their tools"
+        )
+
+
+def _refuse_compaction(field: Node) -> None:
+    field.fail("this server does not summarize by itself; ask for a summary in a message")
+
+
+def _refuse_thread(field: Node) -> None:
+    if field.require("type").string() == "continue":
+        error: ProxyError = NotFound(
+            "thread: there is no such thread; send the whole conversation", details={"error_code": "thread_not_found"}
+        )
+    else:
+        error = InvalidRequest(
+            "this server keeps no conversations", "thread", details={"error_code": "thread_unsupported_request"}
+        )
+    raise error
+
+
+def _refuse_billing(field: Node) -> None:
+    if field.object().get("bill_to") not in (None, "self"):
+        field.fail("this server bills nobody; leave this field out")
+
+
+def _refuse_strict_credit(field: Node) -> None:
+    lenient = isinstance(field.value, dict) and field.value.get("mode") == "best_effort"
+    if not lenient:
+        field.fail("this server gives no fallback credit; leave this field out")
+
+
+_REFUSALS: Mapping[str, Callable[[Node], None]] = {
+    "container": _refuse_container,
+    "mcp_servers": _refuse_mcp_servers,
+    "compaction": _refuse_compaction,
+    "thread": _refuse_thread,
+    "billing_policy": _refuse_billing,
+    "fallback_credit_token": _refuse_strict_credit,
+}
+
+
+def _system(field: Node | None) -> Iterable[str]:
+    if field is None:
+        return
+    if isinstance(field.value, str):
+        yield field.value
+        return
+    for block in field.items():
+        block.require("type").one_of("text")
+        yield block.allow("type", "text", "citations", "cache_control").require("text").string()
+
+
+def _stop_sequences(field: Node | None) -> tuple[str, ...]:
+    items = [item.string() for item in field.items()] if field else []
+    if field and not all(item.strip() for item in items):
+        if field.rules.strict:
+            field.fail("each stop sequence must contain non-whitespace")
+        items = [item for item in items if item]
+    return tuple(items)
+
+
+def _sampling(field: Node | None) -> float | None:
+    if field is None:
+        return None
+    if field.rules.is_new:
+        field.fail(_NO_SAMPLING)
+    return field.share()
+
+
+def _thinking(field: Node | None) -> dict[str, bool]:
     """Whether the response may hold thinking. Every form is accepted: Claude Code sends new ones to any model."""
-    return _require(_object(value, path), "type", _string, f"{path}.") in {"enabled", "adaptive"}
+    if field is None:
+        return {}
+    field.allow("type", "budget_tokens", "display", "block_binding")
+    display = field.get("display")
+    return {
+        "thinking": field.require("type").string() in {"enabled", "adaptive"},
+        "hides_thinking": bool(display and display.string() == "omitted"),
+    }
 
 
-def _list(value: Any, path: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidRequest("Input should be a valid list", path)
-    return value
+def _output_schema(top: Node) -> Mapping[str, Any] | None:
+    """The schema of `output_config.format`, or of the older `output_format`."""
+    config = top.get("output_config")
+    if config:
+        config.allow("effort", "format", "task_budget")
+        if budget := config.get("task_budget"):
+            budget.need_beta("task-budgets-2026-03-13")
+        if config.rules.strict and (effort := config.get("effort")):
+            effort.one_of("low", "medium", "high", "xhigh", "max")
+    named = [field for field in (config and config.get("format"), top.get("output_format")) if field]
+    if len(named) > 1:
+        named[1].fail("give output_config.format only")
+    if not named:
+        return None
+    named[0].require("type").one_of("json_schema")
+    schema = named[0].require("schema")
+    if reason := schema_fault(schema.object()):
+        schema.fail(reason)
+    return schema.object()
 
 
-def _one_of(value: Any, path: str, words: tuple[str, ...]) -> str:
-    if value not in words:
-        listed = ", ".join(f"'{word}'" for word in words[:-1]) + " or " * (len(words) > 1) + f"'{words[-1]}'"
-        raise InvalidRequest(f"Input should be {listed}", path)
-    return cast("str", value)
+def _extras(top: Node) -> dict[str, Any]:
+    """What a response must have because the request asked about it."""
+    extras: dict[str, Any] = {}
+    if top.get("context_management"):
+        extras["context_management"] = {"applied_edits": []}
+    if (thinking := top.get("thinking")) and thinking.get("block_binding"):
+        extras["input_transformations"] = []
+    return extras
+
+
+def _check_together(top: Node, request: Request) -> None:
+    """Refuse combinations that the API does not allow, or that cannot be emulated."""
+    forced = request.tool_choice.type in {"any", "tool"}
+    if top.rules.strict and forced and request.thinking:
+        raise InvalidRequest("Thinking may not be enabled when tool_choice forces tool use.")
+    if request.prefill and (forced or request.output_schema is not None):
+        raise InvalidRequest(PREFILL_REFUSED)
+    if request.max_tokens != 0:
+        return
+    thinking = top.get("thinking")
+    breaches = {
+        "stream": request.stream,
+        "thinking.type": bool(thinking and thinking.object().get("type") == "enabled"),
+        "tool_choice": forced,
+        "output_config.format": request.output_schema is not None,
+    }
+    if breach := next((name for name, breached in breaches.items() if breached), None):
+        raise InvalidRequest(f"cannot be combined with {breach}", "max_tokens: 0")
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
 
 
-def _system(value: Any, path: str) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    texts = []
-    for index, block in enumerate(_list(value, path)):
-        here = f"{path}.{index}"
-        _one_of(_require(_object(block, here), "type", _string, f"{here}."), f"{here}.type", ("text",))
-        texts.append(_require(block, "text", _string, f"{here}."))
-    return texts
+@dataclass(frozen=True)
+class _Turns:
+    """What was read from `messages`."""
+
+    messages: tuple[MessageParam, ...]
+    prefill: str
+    added: tuple[Tool, ...]
+    withdrawn: frozenset[str]
 
 
-def _messages(data: Json) -> tuple[MessageParam, ...]:
-    entries = _require(data, "messages", _list)
+def _messages(field: Node, tools: tuple[Tool, ...], model: str) -> _Turns:
+    entries = field.items()
     if not entries:
-        raise InvalidRequest("at least one message is required", "messages")
-    messages = tuple(_message(entry, f"messages.{index}") for index, entry in enumerate(entries))
-    if messages[-1].role == "assistant" and messages[-1].content:
-        raise InvalidRequest(
-            "This model does not support assistant message prefill. The conversation must end with a user message."
+        field.fail("at least one message is required")
+    messages = [_message(entry) for entry in entries]
+    if field.rules.strict:
+        _check_placement(entries, messages)
+    added, withdrawn = _tool_changes(entries, tools, model)
+    if field.rules.strict:
+        _check_references(entries, {tool.name for tool in (*tools, *added)})
+    start = _start(entries)
+    shown, prefill = _split_prefill(field, _without_cleared(entries, messages)[start:])
+    pairing = _Pairing(field)
+    for index, message in enumerate(shown, start):
+        pairing.add(index, message)
+    pairing.end_turn()
+    return _Turns(tuple(pairing.messages), prefill, added, withdrawn)
+
+
+def _message(entry: Node) -> MessageParam:
+    role = cast("Role", entry.require("role").one_of("user", "assistant", "system"))
+    entry.allow("role", "content", *(("clear_at", "output_config") if role == "system" else ()))
+    if entry.rules.strict and role == "system":
+        _check_directives(entry)
+    if role == "system" and entry.get("content") is None and entry.get("output_config"):
+        return MessageParam(role, ())  # a directive only
+    return MessageParam(role, tuple(read_content(entry.require("content"), role)))
+
+
+def _without_cleared(entries: Sequence[Node], messages: Sequence[MessageParam]) -> list[MessageParam]:
+    """Empty the `system` messages that a later user message has cleared."""
+    last_user = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
+    return [
+        replace(message, content=())
+        if message.role == "system" and index < last_user and entry.object().get("clear_at") == "next_user_message"
+        else message
+        for index, (entry, message) in enumerate(zip(entries, messages, strict=True))
+    ]
+
+
+def _start(entries: Sequence[Node]) -> int:
+    """The index of the last message that holds a summary, which stands for everything before it; 0 without one."""
+    for index in range(len(entries) - 1, 0, -1):
+        content = entries[index].object().get("content")
+        if isinstance(content, list) and any(_is_summary(block) for block in content):
+            return index
+    return 0
+
+
+def _is_summary(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "compaction" and block.get("content") is not None
+
+
+def _split_prefill(field: Node, messages: list[MessageParam]) -> tuple[list[MessageParam], str]:
+    """The conversation up to the user's last word, and the beginning of the reply that stands behind it."""
+    end = max((index + 1 for index, message in enumerate(messages) if message.role != "assistant"), default=0)
+    said = [block for message in messages[end:] for block in message.content]
+    if not said:
+        return messages, ""
+    texts = [block.text for block in said if isinstance(block, Text)]
+    if field.rules.strict or len(texts) < len(said) or not end:
+        raise InvalidRequest(PREFILL_REFUSED)
+    return messages[:end], "\n".join(texts)
+
+
+# --- what only strict rules check -------------------------------------------------------------------------------------
+
+
+def _check_directives(entry: Node) -> None:
+    if config := entry.get("output_config"):
+        config.need_beta("mid-conversation-output-config-2026-07-01")
+    clear_at = entry.get("clear_at")
+    if not clear_at:
+        return
+    clear_at.need_beta("mid-conversation-system-clear-at-2026-08-21")
+    clear_at.one_of("next_user_message", "never")
+    content = entry.require("content").value
+    if config or (isinstance(content, list) and not all(_is_plain_text(block) for block in content)):
+        clear_at.fail("only text can be cleared, without output_config or cache_control")
+
+
+def _is_plain_text(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "text" and block.get("cache_control") is None
+
+
+_DIRECTIVE = "the directive-only form (content: [] with output_config) is accepted at any position"
+
+
+def _check_placement(entries: Sequence[Node], messages: Sequence[MessageParam]) -> None:
+    """What the real API demands of the order of messages (its words are of October 2026)."""
+    for index, (entry, message) in enumerate(zip(entries, messages, strict=True)):
+        if message.role == "system":
+            _check_system(entries, index)
+        elif not entry.value.get("content") and not (message.role == "assistant" and index == len(messages) - 1):
+            entry.fail("all messages must have non-empty content except for the optional final assistant message")
+
+
+def _check_system(entries: Sequence[Node], index: int) -> None:
+    entry = entries[index]
+    if entry.value.get("output_config") is not None and not entry.value.get("content"):
+        return
+    if not entry.value.get("content"):
+        entry.fail("system content must contain at least one block")
+    if index == 0:
+        entry.fail(f"use the top-level 'system' parameter for the initial system prompt; {_DIRECTIVE}")
+    before, after = entries[index - 1].value, entries[index + 1].value if index + 1 < len(entries) else None
+    if before["role"] == "assistant" and not _ends_in_server_result(before.get("content")):
+        entry.fail(
+            "role 'system' must follow a 'user' message or an 'assistant' message ending in a server tool result; "
+            + _DIRECTIVE
         )
-    return messages
+    if after is not None and after["role"] == "user":
+        entry.fail(f"role 'system' must precede an 'assistant' message or end the array; {_DIRECTIVE}")
 
 
-def _message(value: Any, path: str) -> MessageParam:
-    entry = _object(value, path)
-    role = _one_of(_require(entry, "role", _string, f"{path}."), f"{path}.role", ("user", "assistant", "system"))
-    content = _content(entry.get("content"), f"{path}.content")
-    for index, block in enumerate(content):
-        if misplaced := _MISPLACED[role].get(type(block)):
-            raise InvalidRequest(misplaced, f"{path}.content.{index}")
-    return MessageParam(cast("Role", role), tuple(content))
+def _ends_in_server_result(content: Any) -> bool:
+    last = content[-1] if isinstance(content, list) and content else None
+    return isinstance(last, dict) and str(last.get("type")).endswith("_tool_result")
 
 
-_SYSTEM_HOLDS_TEXT = "role 'system' supports text blocks only"
-_MISPLACED: Mapping[str, Mapping[type, str]] = {
-    "user": {ToolUse: "`tool_use` blocks can only be in `assistant` messages"},
-    "assistant": {ToolResult: "`tool_result` blocks can only be in `user` messages"},
-    "system": {ToolUse: _SYSTEM_HOLDS_TEXT, ToolResult: _SYSTEM_HOLDS_TEXT, Omitted: _SYSTEM_HOLDS_TEXT},
-}
+# --- calls and their results ------------------------------------------------------------------------------------------
+
+_NO_RESULT = "No result of this call was recorded."
 
 
-def _content(value: Any, path: str) -> list[Block]:
-    if value is None:
-        raise InvalidRequest("Field required", path)
-    if isinstance(value, str):
-        return [Text(value)] if value.strip() else []
-    blocks: list[Block] = []
-    for index, item in enumerate(_list(value, path)):
-        if (block := _block(item, f"{path}.{index}")) is not None:
-            blocks.append(block)
-    return blocks
+class _Pairing:
+    """Gives every call a result in the user's turn behind it. What is missing or left over is refused or counted."""
+
+    def __init__(self, field: Node) -> None:
+        self._field = field
+        self.messages: list[MessageParam] = []
+        self._behind = 0  # where in `messages` the turn behind the calls begins
+        self._open: dict[str, int] = {}  # ids of calls that still want a result, and the index of their message
+        self._turn: set[str] = set()  # ids that a result may belong to
+        self._ids: set[str] = set()
+
+    def add(self, index: int, message: MessageParam) -> None:
+        """Take the next message, which has this index in the request."""
+        if message.role == "assistant" and self.messages and self.messages[-1].role != "assistant":
+            self.end_turn()
+            self._turn = set()
+        for position, block in enumerate(message.content):
+            path = f"messages.{index}.content.{position}"
+            if isinstance(block, ToolUse):
+                self._call(block.id, index, path)
+            elif isinstance(block, ToolResult):
+                self._settle(block.tool_use_id, path)
+        self.messages.append(message)
+        if message.role == "assistant":
+            self._behind = len(self.messages)
+
+    def _call(self, tool_use_id: str, index: int, path: str) -> None:
+        if tool_use_id in self._ids:
+            self._mend("`tool_use` ids must be unique", path)
+        self._ids.add(tool_use_id)
+        self._turn.add(tool_use_id)
+        self._open[tool_use_id] = index
+
+    def _settle(self, tool_use_id: str, path: str) -> None:
+        if tool_use_id in self._open:
+            del self._open[tool_use_id]
+        elif tool_use_id in self._turn:
+            self._mend("each tool_use must have a single result", path)
+        else:
+            self._mend(
+                f"unexpected `tool_use_id` found in `tool_result` blocks: {tool_use_id}. Each `tool_result` block must "
+                "have a corresponding `tool_use` block in the previous message.",
+                path,
+            )
+
+    def end_turn(self) -> None:
+        """Give the calls that have been left without a result one that says so."""
+        if not self._open:
+            return
+        self._mend(
+            f"`tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(self._open)}. Each "
+            "`tool_use` block must have a corresponding `tool_result` block in the next message.",
+            f"messages.{next(iter(self._open.values()))}",
+            len(self._open),
+        )
+        results = [ToolResult(tool_use_id, (Text(_NO_RESULT),), is_error=True) for tool_use_id in self._open]
+        self._open.clear()
+        for place in range(self._behind, len(self.messages)):
+            if self.messages[place].role == "user":
+                content = (*results, *self.messages[place].content)
+                self.messages[place] = replace(self.messages[place], content=content)
+                return
+        self.messages.insert(self._behind, MessageParam("user", tuple(results)))
+
+    def _mend(self, breach: str, path: str, count: int = 1) -> None:
+        if self._field.rules.strict:
+            raise InvalidRequest(breach, path)
+        self._field.tally.mended += count
 
 
-def _block(value: Any, path: str) -> Block | None:
-    """One content block; None where it says nothing to a text-only model."""
-    block = _object(value, path)
-    kind = _require(block, "type", _string, f"{path}.")
-    if read := _BLOCK_READERS.get(kind):
-        return read(block, f"{path}.{kind}")
-    if kind in _DROPPED or kind.endswith(_DROPPED_SUFFIX):
-        return None
-    expected = ", ".join(f"'{known}'" for known in _BLOCK_READERS)
+# --- tools that come and go -------------------------------------------------------------------------------------------
+
+
+def _tool_changes(
+    entries: Sequence[Node], tools: tuple[Tool, ...], model: str
+) -> tuple[tuple[Tool, ...], frozenset[str]]:
+    """The tools that `tool_addition`s define, and the names of those that are withdrawn in the end."""
+    added: dict[str, Tool] = {}
+    withdrawn: set[str] = set()
+    for change in _changes(entries):
+        tool = change.require("tool")
+        if tool.require("type").string() == "tool_definition":
+            if defined := read_tool(tool.require("definition"), model):
+                added[defined.name] = replace(defined, defer_loading=True)
+                withdrawn.discard(defined.name)
+            continue
+        name = tool.require("name").string()
+        if name not in added and name not in {known.name for known in tools}:
+            _refuse_reference(name, tool.path)
+        if change.value["type"] == "tool_addition":
+            withdrawn.discard(name)
+        else:
+            withdrawn.add(name)
+    names = {tool.name for tool in tools}
+    return tuple(tool for name, tool in added.items() if name not in names), frozenset(withdrawn)
+
+
+def _refuse_reference(name: str, path: str) -> NoReturn:
     raise InvalidRequest(
-        f"Input tag '{kind}' found using 'type' does not match any of the expected tags: {expected}", path
+        f"Tool reference '{name}' not found in available tools",
+        path,
+        details={"error_code": "tool_reference_unresolved"},
     )
 
 
-def _text(block: Json, path: str) -> Text | None:
-    text = _require(block, "text", _string, f"{path}.")
-    return Text(text) if text.strip() else None
+def _check_references(entries: Sequence[Node], names: Container[str]) -> None:
+    """Refuse a `tool_reference` in a result that names no tool; lenient rules leave it to a note."""
+    for entry in entries:
+        blocks = entry.require("content").items() if isinstance(entry.value.get("content"), list) else []
+        for block in blocks:
+            content = block.get("content") if block.value["type"] == "tool_result" else None
+            for item in content.items() if content and isinstance(content.value, list) else []:
+                if item.value["type"] == "tool_reference" and item.value["tool_name"] not in names:
+                    _refuse_reference(item.value["tool_name"], item.path)
 
 
-def _image(block: Json, path: str) -> Omitted:
-    source = _require(block, "source", _object, f"{path}.")
-    media_type = source.get("media_type")
-    return Omitted(f"image ({media_type})" if isinstance(media_type, str) else "image")
-
-
-def _document(block: Json, path: str) -> Text | Omitted:
-    source = _require(block, "source", _object, f"{path}.")
-    title = block.get("title")
-    label = f"document {title!r}" if isinstance(title, str) else "document"
-    if source.get("type") == "text":
-        return Text(f"<{label}>\n{_require(source, 'data', _string, f'{path}.source.')}\n</document>")
-    media_type = source.get("media_type")
-    return Omitted(f"{label} ({media_type})" if isinstance(media_type, str) else label)
-
-
-def _search_result(block: Json, path: str) -> Text:
-    content = _content(block.get("content"), f"{path}.content")
-    texts = [item.text for item in content if isinstance(item, Text)]
-    return Text("\n".join([f"{block.get('title', '')} ({block.get('source', '')})", *texts]))
-
-
-def _tool_use(block: Json, path: str) -> ToolUse:
-    return ToolUse(
-        id=_require(block, "id", _string, f"{path}."),
-        name=_require(block, "name", _string, f"{path}."),
-        input=_get(block, "input", _object, {}, f"{path}."),
-    )
-
-
-def _tool_result(block: Json, path: str) -> ToolResult:
-    content: list[Block] = _get(block, "content", _content, [], f"{path}.")
-    for index, item in enumerate(content):
-        if isinstance(item, ToolUse | ToolResult):
-            raise InvalidRequest("a tool_result holds no calls or results", f"{path}.content.{index}")
-    return ToolResult(
-        tool_use_id=_require(block, "tool_use_id", _string, f"{path}."),
-        content=cast("tuple[Text | Omitted | ToolReference, ...]", tuple(content)),
-        is_error=_get(block, "is_error", _boolean, default=False, path=f"{path}."),
-    )
-
-
-def _tool_reference(block: Json, path: str) -> ToolReference:
-    return ToolReference(_require(block, "tool_name", _string, f"{path}."))
-
-
-_BLOCK_READERS: Mapping[str, Callable[[Json, str], Block | None]] = {
-    "text": _text,
-    "image": _image,
-    "document": _document,
-    "search_result": _search_result,
-    "tool_use": _tool_use,
-    "tool_result": _tool_result,
-    "tool_reference": _tool_reference,
-}
-
-
-# --- tools ------------------------------------------------------------------------------------------------------------
-
-
-def _tools(data: Json) -> tuple[Tool, ...]:
-    items: list[Any] = _get(data, "tools", _list, [])
-    tools = tuple(_tool(item, f"tools.{index}") for index, item in enumerate(items))
-    if len({tool.name for tool in tools}) < len(tools):
-        raise InvalidRequest("Tool names must be unique.", "tools")
-    return tools
-
-
-def _tool(value: Any, path: str) -> Tool:
-    tool = _object(value, path)
-    kind = _get(tool, "type", _string, "custom", f"{path}.")
-    if kind != "custom":
-        raise InvalidRequest(
-            f"this server does not support tool types: {kind}. Did you mean one of custom? "
-            "SecureChatAI runs no tools of its own; leave this one out.",
-            path,
-        )
-    here = f"{path}.custom."
-    return Tool(
-        name=_require(tool, "name", _tool_name, here),
-        input_schema=_require(tool, "input_schema", _object, here),
-        description=_get(tool, "description", _string, "", here),
-        defer_loading=_get(tool, "defer_loading", _boolean, default=False, path=here),
-    )
-
-
-def _tool_name(value: Any, path: str) -> str:
-    if not re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", _string(value, path)):
-        raise InvalidRequest("String should match pattern '^[a-zA-Z0-9_-]{1,128}$'", path)
-    return cast("str", value)
-
-
-def _checked(choice: ToolChoice, tools: tuple[Tool, ...]) -> ToolChoice:
-    """A choice that the tools allow."""
-    if choice.type in {"any", "tool"} and not tools:
-        raise InvalidRequest("tools must be given to force a call", "tool_choice")
-    if choice.name is not None and choice.name not in {tool.name for tool in tools}:
-        raise InvalidRequest(f"Tool '{choice.name}' not found in provided tools", "tool_choice")
-    return choice
-
-
-def _tool_choice(value: Any, path: str) -> ToolChoice:
-    choice = _object(value, path)
-    kind = _one_of(_require(choice, "type", _string, f"{path}."), f"{path}.type", ("auto", "any", "tool", "none"))
-    return ToolChoice(
-        type=cast('Literal["auto", "any", "tool", "none"]', kind),
-        name=_require(choice, "name", _string, f"{path}.") if kind == "tool" else None,
-        disable_parallel_tool_use=_get(choice, "disable_parallel_tool_use", _boolean, default=False, path=f"{path}."),
-    )
+def _changes(entries: Sequence[Node]) -> Iterable[Node]:
+    for entry in entries:
+        if entry.value["role"] == "system" and isinstance(entry.value.get("content"), list):
+            for block in entry.require("content").items():
+                if block.value["type"] in {"tool_addition", "tool_removal"}:
+                    yield block.tagged(block.value["type"])

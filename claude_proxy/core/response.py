@@ -26,7 +26,9 @@ def message_json(message: Message) -> dict[str, Any]:
         "stop_sequence": message.stop_sequence,
         "stop_details": None,
         "container": None,
+        "diagnostics": None,
         "usage": usage_json(message.usage),
+        **message.extras,
     }
 
 
@@ -49,8 +51,11 @@ def usage_json(usage: Usage) -> dict[str, Any]:
         "cache_read_input_tokens": 0,
         "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
         "output_tokens": usage.output_tokens,
+        "output_tokens_details": None,
         "server_tool_use": None,
         "service_tier": "standard",
+        "inference_geo": None,
+        "speed": None,
     }
 
 

@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from claude_proxy.core.content import Request, Tool
+from claude_proxy.core.fields import NEW_VERSION, Rules
+from claude_proxy.core.models import describe_alias
 from claude_proxy.core.request import parse_request
 
 Json = dict[str, Any]
@@ -46,8 +48,15 @@ def body(**fields: Any) -> bytes:
     return json.dumps({name: value for name, value in data.items() if value is not ABSENT}).encode()
 
 
-def parse(**fields: Any) -> Request:
-    return parse_request(body(**fields))
+LENIENT, STRICT, NEW = Rules(), Rules(strict=True), Rules(version=NEW_VERSION)
+
+
+def strict_with(*betas: str) -> Rules:
+    return Rules(strict=True, betas=frozenset(betas))
+
+
+def parse(rules: Rules = LENIENT, /, **fields: Any) -> Request:
+    return parse_request(body(**fields), rules)
 
 
 def conversation(*messages: Json, **fields: Any) -> Request:
@@ -82,8 +91,21 @@ def reference(name: str) -> Json:
     return {"type": "tool_reference", "tool_name": name}
 
 
+def text(words: Any, **more: Any) -> Json:
+    return {"type": "text", "text": words, **more}
+
+
+def document(source: Any, **more: Any) -> Json:
+    return {"type": "document", "source": source, **more}
+
+
 IMAGE: Json = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0K"}}
-PDF: Json = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+IMAGE_BY_URL: Json = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+PDF: Json = document({"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="})
+PLAIN: Json = document({"type": "text", "media_type": "text/plain", "data": "plain words"})
+
+CLAUDE, SEEING, BLIND = describe_alias("claude"), describe_alias("gpt-4o"), describe_alias("deepseek")
+"""An alias of Anthropic's, one in OpenAI's form that sees, and one that does not."""
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------

@@ -104,11 +104,11 @@ class Folder:
             self.block["input"] = json.loads(self.partial, parse_constant=pytest.fail)
         self.block = None
 
-    def message_delta(self, delta: Json, usage: Json) -> None:
+    def message_delta(self, delta: Json, usage: Json, **extras: Any) -> None:
         assert self.state == "started"
         assert self.block is None
         self.state = "closing"
-        self.message |= delta
+        self.message |= delta | extras
         self.message["usage"] |= {key: value for key, value in usage.items() if value is not None}
 
     def message_stop(self) -> None:
@@ -150,9 +150,12 @@ messages = st.builds(
     id=st.just("msg_1"),
     model=st.text(max_size=10),
     content=st.lists(st.builds(Text, texts.filter(bool)) | tool_uses, max_size=4).map(tuple),
-    stop_reason=st.sampled_from(["end_turn", "tool_use", "max_tokens"]),
+    stop_reason=st.sampled_from(
+        ["end_turn", "tool_use", "max_tokens", "stop_sequence", "model_context_window_exceeded"]
+    ),
     usage=st.builds(Usage, st.integers(0, 10**6), st.integers(1, 10**6)),
     stop_sequence=st.none() | st.just("END"),
+    extras=st.sampled_from([{}, {"context_management": {"applied_edits": []}}, {"input_transformations": []}]),
 )
 waiting = st.lists(st.floats(0, 1_000), max_size=12).map(sorted)
 """Moments at which somebody looked whether something is due."""
@@ -222,6 +225,13 @@ def test_the_six_events_of_a_short_text() -> None:
         },
         {"type": "message_stop"},
     ]
+
+
+def test_what_the_request_asked_about_stands_beside_the_delta() -> None:
+    extras = {"context_management": {"applied_edits": []}, "input_transformations": []}
+    _, events = stream_of(Message("msg_1", "m", (Text("a"),), "end_turn", Usage(1, 1), extras=extras))
+    assert {key: events[-2][key] for key in extras} == extras
+    assert not set(extras) & set(events[-2]["delta"])
 
 
 def test_the_opening_is_a_message_without_content() -> None:

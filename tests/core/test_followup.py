@@ -8,28 +8,64 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.entities import armour
-from claude_proxy.core.followup import Seam, ask_again, ask_on, cut_back, join
-from claude_proxy.core.prompt import Prompt, Turn
+from claude_proxy.core.followup import Seam, ask_again, ask_on, cut_back, join, unwrap
+from claude_proxy.core.prompt import Prompt, turn
 from claude_proxy.shell.simulator import html_entity_decode, php_trim
 
-PROMPT = Prompt("system", (Turn("user", "Do it."),))
+PROMPT = Prompt("system", (turn("user", "Do it."),))
 
 
 def test_a_repair_shows_the_reply_and_names_the_defect() -> None:
     asked = ask_again(PROMPT, "I'll run &sum;.\n", "there is no tool named 'Run &lt;'", armoured=True)
     assert asked.system == PROMPT.system
-    assert asked.turns[:2] == (*PROMPT.turns, Turn("assistant", "I'll run &amp;sum;."))
+    assert asked.turns[:2] == (*PROMPT.turns, turn("assistant", "I'll run &amp;sum;."))
     assert asked.turns[2].role == "user"
-    assert "there is no tool named 'Run &amp;lt;'" in asked.turns[2].content
-    assert ask_again(PROMPT, "&sum;", "d", armoured=False).turns[1] == Turn("assistant", "&sum;")
+    assert "there is no tool named 'Run &amp;lt;'" in asked.turns[2].text
+    assert ask_again(PROMPT, "&sum;", "d", armoured=False).turns[1] == turn("assistant", "&sum;")
 
 
 def test_a_continuation_shows_the_reply_and_its_last_lines() -> None:
     asked = ask_on(PROMPT, cut_back("one\n  x = &sum;"), armoured=True)
-    assert asked.turns[:2] == (*PROMPT.turns, Turn("assistant", "one\n  x = &amp;sum;"))
-    assert "\none\n  x = &amp;sum;\n" in asked.turns[2].content
-    assert "\none\n  x = &sum;\n" in ask_on(PROMPT, cut_back("one\n  x = &sum;"), armoured=False).turns[2].content
+    assert asked.turns[:2] == (*PROMPT.turns, turn("assistant", "one\n  x = &amp;sum;"))
+    assert "\none\n  x = &amp;sum;\n" in asked.turns[2].text
+    assert "\none\n  x = &sum;\n" in ask_on(PROMPT, cut_back("one\n  x = &sum;"), armoured=False).turns[2].text
 
+
+def test_a_continuation_may_say_that_nothing_is_missing() -> None:
+    asked = ask_on(PROMPT, cut_back(WHOLE), armoured=True).turns[2].text
+    assert "If nothing is missing behind them, write only these lines between the tags." in asked
+    assert join(cut_back(WHOLE), f"<continuation>\n{cut_back(WHOLE).anchor}\n</continuation>") == WHOLE
+
+
+def test_a_reply_of_nothing_is_shown_as_nothing() -> None:
+    assert ask_again(PROMPT, " \n", "the reply is empty", armoured=True).turns[1] == turn("assistant", "(nothing)")
+
+
+# --- prefill ----------------------------------------------------------------------------------------------------------
+
+UNWRAPPED = [
+    # the beginning, the reply, what it adds
+    ("", "<continuation>x</continuation>", "<continuation>x</continuation>"),
+    ("One,", "<continuation>\ntwo\n</continuation>", "two"),
+    ("One,", "<continuation> two</continuation>", " two"),
+    ("One,", "<continuation>\n  two\n\n</continuation>", "  two\n"),
+    ("One,", "<continuation>\ntwo", "two"),
+    ("One,", "two", "two"),
+    ("One,", "One, two", " two"),
+    ("One, ", "<continuation>One, two</continuation>", " two"),
+    ("{", '<continuation>{"a": 1}</continuation>', '"a": 1}'),
+    ("One,", "Sure:\n<continuation>\ntwo\n</continuation>", "two"),
+    ("One,", "<continuation>\ntwo\n</continuation>\n\n<function_calls>", "two\n<function_calls>"),
+    ("One,", "<think>One,</think>\n<continuation>two</continuation>", "<think>One,</think>\ntwo"),
+]
+
+
+@pytest.mark.parametrize(("prefill", "reply", "added"), UNWRAPPED)
+def test_what_a_reply_adds_to_its_beginning(prefill: str, reply: str, added: str) -> None:
+    assert unwrap(prefill, reply) == added
+
+
+# --- continuation -----------------------------------------------------------------------------------------------------
 
 LINE = "0123456789 " * 6
 SEAMS = [

@@ -11,16 +11,22 @@ from core_samples import (
     READ,
     STRING,
     WRITE,
+    Json,
+    assistant,
     by_name,
+    conversation,
     counter,
     examples,
+    parse,
     tool,
+    tool_json,
     tools,
+    user,
 )
 from hypothesis import given
 
-from claude_proxy.core.content import Tool, ToolChoice, ToolUse
-from claude_proxy.core.instructions import describe_tool, describe_tools, remind
+from claude_proxy.core.content import Tool, ToolUse
+from claude_proxy.core.instructions import describe_output, describe_tool, describe_tools, remind
 from claude_proxy.core.notation import Call, write_calls
 from claude_proxy.core.reply import read_reply
 
@@ -70,21 +76,47 @@ def test_the_worked_examples_are_read_as_they_are_written(one: Tool, other: Tool
         assert {call.name for call in calls} <= {"Write", "a"}
 
 
-REMINDERS: list[tuple[ToolChoice, list[str], list[str]]] = [
-    # choice, words that are there, words that are not
-    (ToolChoice("auto"), ["<function_calls>", "plain text"], ["must", "single"]),
-    (ToolChoice("auto", disable_parallel_tool_use=True), ["single <invoke>", "plain text"], ["must"]),
-    (ToolChoice("any"), ["must", "<function_calls>"], ["plain text", "single"]),
-    (ToolChoice("any", disable_parallel_tool_use=True), ["must", "single <invoke>"], ["plain text"]),
-    (ToolChoice("tool", "Read"), ["must", "Read", "<function_calls>"], ["plain text"]),
-    (ToolChoice("none"), ["plain text"], ["<function_calls>", "must"]),
+def test_examples_of_inputs_stand_beside_the_schema() -> None:
+    described = json.loads(describe_tool(Tool("a", {"type": "object"}, input_examples=({"x": 1}, {}))))
+    assert list(described) == ["name", "description", "input_schema", "input_examples"]
+    assert described["input_examples"] == [{"x": 1}, {}]
+
+
+def test_the_form_of_an_answer_shows_the_tag_and_the_schema() -> None:
+    described = describe_output({"type": "object", "properties": {"é": STRING}})
+    assert described.endswith('<schema>\n{"type":"object","properties":{"é":{"type":"string"}}}\n</schema>')
+    assert "<output>\n{\n" in described
+
+
+# --- the reminder -----------------------------------------------------------------------------------------------------
+
+REMINDERS: list[tuple[Json, list[str], list[str]]] = [
+    # tool_choice, words that are there, words that are not
+    ({"type": "auto"}, ["<function_calls>", "plain text"], ["must", "single"]),
+    ({"type": "auto", "disable_parallel_tool_use": True}, ["single <invoke>", "plain text"], ["must"]),
+    ({"type": "any"}, ["must", "<function_calls>"], ["plain text", "single"]),
+    ({"type": "any", "disable_parallel_tool_use": True}, ["must", "single <invoke>"], ["plain text"]),
+    ({"type": "tool", "name": "Read"}, ["must", "Read", "<function_calls>"], ["plain text"]),
+    ({"type": "none"}, ["plain text"], ["<function_calls>", "must"]),
 ]
 
 
 @pytest.mark.parametrize(("choice", "there", "not_there"), REMINDERS, ids=[str(choice) for choice, *_ in REMINDERS])
-def test_the_reminder_says_how_free_the_model_is(choice: ToolChoice, there: list[str], not_there: list[str]) -> None:
-    reminder = remind(choice)
+def test_the_reminder_says_how_free_the_model_is(choice: Json, there: list[str], not_there: list[str]) -> None:
+    reminder = remind(parse(tools=[tool_json("Read")], tool_choice=choice))
     assert "\n" not in reminder
     assert len(reminder) < 200
     assert [word for word in there if word not in reminder] == []
     assert [word for word in not_there if word in reminder] == []
+
+
+def test_where_there_is_nothing_to_remind_of_there_is_no_reminder() -> None:
+    assert remind(parse()) == ""
+
+
+def test_each_matter_has_a_line_of_its_own() -> None:
+    config = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    tools_line, output_line = remind(parse(tools=[tool_json("Read")], output_config=config)).splitlines()
+    assert "<function_calls>" in tools_line
+    assert "<output>" in output_line
+    assert "<continuation>" in remind(conversation(user("a"), assistant("b")))

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.core.models import choose_alias, describe_alias, model_json, offered_models
+from claude_proxy.core.models import (
+    Page,
+    choose_alias,
+    describe_alias,
+    list_json,
+    model_json,
+    offered_models,
+    read_page,
+)
+from claude_proxy.errors import InvalidRequest
 from claude_proxy.shell import simulator
 
 BUILT_IN = [
@@ -167,6 +176,7 @@ def test_a_model_as_the_models_list_describes_it() -> None:
 CAPABILITIES: dict[str, set[str]] = {
     "batch": set(),
     "citations": set(),
+    "compaction": {"summarize"},
     "code_execution": set(),
     "context_management": {"clear_thinking_20251015", "clear_tool_uses_20250919", "compact_20260112"},
     "effort": {"low", "medium", "high", "xhigh", "max"},
@@ -179,8 +189,121 @@ CAPABILITIES: dict[str, set[str]] = {
 
 
 def test_every_capability_is_there_because_clients_index_without_looking() -> None:
-    capabilities: dict[str, Any] = model_json("m", describe_alias("gpt-4o"))["capabilities"]
+    capabilities: dict[str, Any] = model_json("m", describe_alias("deepseek"))["capabilities"]
     assert {name: set(value) - {"supported"} for name, value in capabilities.items()} == CAPABILITIES
-    assert all(value["supported"] is False for value in capabilities.values())
+    assert {name for name, value in capabilities.items() if value["supported"]} == {"structured_outputs"}
     types = capabilities["thinking"]["types"]
     assert types == {kind: {"supported": True} for kind in ("adaptive", "between_tools", "disabled", "enabled")}
+
+
+# --- sight ------------------------------------------------------------------------------------------------------------
+
+SIGHT = [
+    # alias, sees images, reads PDFs
+    ("claude", True, True),
+    ("claude-sonnet-4.6", True, True),
+    ("my-anthropic", True, True),
+    ("my-claude", True, False),
+    ("gpt-4o", True, False),
+    ("gpt-4-1-nano", True, False),
+    ("gpt-5", True, False),
+    ("gemini-2.5-pro", True, False),
+    ("llama-4-scout", True, False),
+    ("llama-Maverick", True, False),
+    ("o1", True, False),
+    ("o4-mini", True, False),
+    ("o3-mini", False, False),
+    ("o3-mini-high", False, False),
+    ("deepseek-r1", False, False),
+    ("gpt-4", False, False),
+    ("whatever", False, False),
+]
+
+
+@pytest.mark.parametrize(("name", "sees", "reads_pdfs"), SIGHT)
+def test_which_alias_can_see(name: str, sees: bool, reads_pdfs: bool) -> None:
+    alias = describe_alias(name)
+    assert (alias.sees, alias.reads_pdfs) == (sees, reads_pdfs)
+    capabilities = model_json("m", alias)["capabilities"]
+    assert capabilities["image_input"] == {"supported": sees}
+    assert capabilities["pdf_input"] == {"supported": reads_pdfs}
+
+
+def test_sight_can_be_configured_and_the_first_pattern_decides() -> None:
+    sight = {"gpt-4o-blind": False, "gpt-4o*": True, "whatever": True, "claude": False}
+    assert [describe_alias(name, sight).sees for name in ("gpt-4o-blind", "gpt-4o-x", "whatever", "claude")] == [
+        *(False, True, True, False),
+    ]
+    assert choose_alias("claude-sonnet-4", {}, sight).alias.sees is False
+    assert choose_alias("o1", {"o1": "whatever"}, sight).alias.sees is True
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+def listed(*lifecycles: str) -> list[dict[str, Any]]:
+    return [{"id": str(number), "lifecycle": lifecycle} for number, lifecycle in enumerate(lifecycles)]
+
+
+FIVE = listed(*["active"] * 5)
+PAGES: list[tuple[Page, list[str], bool]] = [
+    # page, ids, whether there are more
+    (Page(), ["0", "1", "2", "3", "4"], False),
+    (Page(5), ["0", "1", "2", "3", "4"], False),
+    (Page(2), ["0", "1"], True),
+    (Page(2, after_id="1"), ["2", "3"], True),
+    (Page(2, after_id="2"), ["3", "4"], False),
+    (Page(2, after_id="4"), [], False),
+    (Page(2, after_id="gone"), [], False),
+    (Page(2, before_id="4"), ["2", "3"], True),
+    (Page(2, before_id="2"), ["0", "1"], False),
+    (Page(2, before_id="0"), [], False),
+    (Page(2, before_id="gone"), [], False),
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "ids", "more"),
+    PAGES,
+    ids=[f"{page.limit}, after {page.after_id}, before {page.before_id}" for page, *_ in PAGES],
+)
+def test_a_page_of_the_list(page: Page, ids: list[str], more: bool) -> None:
+    assert list_json(FIVE, page) == {
+        "data": [FIVE[int(each)] for each in ids],
+        "has_more": more,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+    }
+
+
+def test_going_through_the_pages_shows_every_model_once() -> None:
+    for limit in (1, 2, 3, 5):
+        seen: list[str] = []
+        page = Page(limit)
+        while (answer := list_json(FIVE, page))["data"]:
+            seen += [model["id"] for model in answer["data"]]
+            if not answer["has_more"]:
+                break
+            page = Page(limit, after_id=answer["last_id"])
+        assert seen == ["0", "1", "2", "3", "4"]
+
+
+def test_retired_models_are_listed_only_when_asked_for() -> None:
+    models = listed("active", "retired", "deprecated")
+    assert [model["id"] for model in list_json(models, Page())["data"]] == ["0", "2"]
+    only = Page(lifecycle=frozenset({"retired"}))
+    assert [model["id"] for model in list_json(models, only)["data"]] == ["1"]
+
+
+def test_the_page_that_a_query_asks_for() -> None:
+    assert read_page({}) == Page()
+    query = {"limit": ["1000"], "after_id": ["a/b"], "beta": ["true"], "lifecycle[]": ["active", "retired"]}
+    assert read_page(query) == Page(1000, "a/b", None, frozenset({"active", "retired"}))
+    assert read_page({"before_id": ["x"]}) == Page(before_id="x")
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "1.5", "ten", "", "٣", "9" * 5_000])
+def test_a_limit_is_from_1_to_1000(limit: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_page({"limit": [limit]})
+    assert caught.value.message == "limit: Input should be from 1 to 1000"

@@ -35,14 +35,18 @@ def test_a_message() -> None:
         "stop_sequence": None,
         "stop_details": None,
         "container": None,
+        "diagnostics": None,
         "usage": {
             "input_tokens": 12,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
             "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
             "output_tokens": 3,
+            "output_tokens_details": None,
             "server_tool_use": None,
             "service_tier": "standard",
+            "inference_geo": None,
+            "speed": None,
         },
     }
 
@@ -57,6 +61,12 @@ def test_a_stop_sequence_is_reported() -> None:
     assert (body["stop_reason"], body["stop_sequence"]) == ("stop_sequence", "END")
 
 
+def test_what_the_request_asked_about_is_answered() -> None:
+    extras = {"context_management": {"applied_edits": []}, "input_transformations": []}
+    body = message_json(Message("msg_1", "m", (), "end_turn", Usage(1, 1), extras=extras))
+    assert {key: body[key] for key in extras} == extras
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
@@ -69,6 +79,15 @@ def test_the_error_envelope(error: InvalidRequest | ModelOverloaded, kind: str, 
         "type": "error",
         "error": {"type": kind, "message": message},
         "request_id": "req_1",
+    }
+
+
+def test_the_envelope_has_details_where_there_are_any() -> None:
+    failure = InvalidRequest("this server keeps no conversations", "thread", details={"error_code": "thread_x"})
+    assert error_json(failure, "req_1")["error"] == {
+        "type": "invalid_request_error",
+        "message": "thread: this server keeps no conversations",
+        "details": {"error_code": "thread_x"},
     }
 
 

@@ -1,0 +1,188 @@
+"""One JSON value of a request with its path, so that whatever is wrong with it can be named.
+
+A `Node` reads a value as a type and its fields by name; a fault is an `InvalidRequest` with the real API's path and
+words. `Rules` says how strictly: by default what a text-only backend has no use for is let pass and counted, since
+Claude Code adds fields with every release; the strict rules refuse it as the real API does, for people who test
+clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+
+from claude_proxy.errors import InvalidRequest
+
+OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
+
+_MAX_CACHE_MARKS = 4
+
+
+@dataclass(frozen=True)
+class Rules:
+    """By which rules a request is read.
+
+    Attributes:
+        strict: refuse what the real API refuses, in its words.
+        version: the API version, `OLD_VERSION` or `NEW_VERSION`.
+        betas: the values of the `anthropic-beta` header.
+    """
+
+    strict: bool = False
+    version: str = OLD_VERSION
+    betas: frozenset[str] = frozenset()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the rules of `NEW_VERSION` hold."""
+        return self.version == NEW_VERSION
+
+
+@dataclass
+class Tally:
+    """What was let pass while a request was read.
+
+    Attributes:
+        ignored: fields, keys and betas that nobody here knows.
+        mended: calls without a result, and results without a call.
+        cache_marks: how many blocks carry `cache_control`.
+    """
+
+    ignored: int = 0
+    mended: int = 0
+    cache_marks: int = 0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A JSON value and where it stands: dotted, zero-based, with the tag of a union, as in `tools.0.custom.name`."""
+
+    value: Any
+    path: str = ""
+    rules: Rules = Rules()
+    tally: Tally = field(default_factory=Tally)
+
+    def fail(self, message: str) -> NoReturn:
+        """Refuse the value."""
+        raise InvalidRequest(message, self.path or None)
+
+    # --- going down ---------------------------------------------------------------------------------------------------
+
+    def tagged(self, tag: str) -> Node:
+        """The same value, with the tag of its union on the path."""
+        return Node(self.value, f"{self.path}.{tag}", self.rules, self.tally)
+
+    def _child(self, key: str | int, value: Any) -> Node:
+        return Node(value, f"{self.path}.{key}" if self.path else str(key), self.rules, self.tally)
+
+    def require(self, key: str) -> Node:
+        """A field that must be there.
+
+        Raises:
+            InvalidRequest: it is not, or it is null.
+        """
+        child = self._child(key, self.object().get(key))
+        if child.value is None:
+            child.fail("Field required")
+        return child
+
+    def get(self, key: str) -> Node | None:
+        """An optional field; an explicit null counts as absent, as SDKs send it for fields that they echo."""
+        value = self.object().get(key)
+        return None if value is None else self._child(key, value)
+
+    def items(self) -> list[Node]:
+        """The items of an array."""
+        if not isinstance(self.value, list):
+            self.fail("Input should be a valid list")
+        return [self._child(index, value) for index, value in enumerate(self.value)]
+
+    def fields(self) -> Iterator[tuple[str, Node]]:
+        """The fields of an object that are not null."""
+        for key, value in self.object().items():
+            if value is not None:
+                yield key, self._child(key, value)
+
+    # --- types --------------------------------------------------------------------------------------------------------
+
+    def object(self) -> Mapping[str, Any]:
+        """The value as an object."""
+        if not isinstance(self.value, dict):
+            self.fail("Input should be a valid dictionary")
+        return cast("Mapping[str, Any]", self.value)
+
+    def string(self) -> str:
+        """The value as a string."""
+        if not isinstance(self.value, str):
+            self.fail("Input should be a valid string")
+        return self.value
+
+    def nonempty_string(self) -> str:
+        """The value as a string of at least one character."""
+        if not self.string():
+            self.fail("String should have at least 1 character")
+        return self.string()
+
+    def boolean(self) -> bool:
+        """The value as a boolean."""
+        if not isinstance(self.value, bool):
+            self.fail("Input should be a valid boolean")
+        return self.value
+
+    def share(self) -> float:
+        """The value as a number from 0 to 1."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            self.fail("Input should be a valid number")
+        if not 0 <= self.value <= 1:
+            self.fail("Input should be between 0 and 1")
+        return cast("float", self.value)
+
+    def count(self) -> int:
+        """The value as an integer from 0; floats without a fraction are taken, as by the real API."""
+        integral = isinstance(self.value, int) or (isinstance(self.value, float) and self.value.is_integer())
+        if isinstance(self.value, bool) or not integral:
+            self.fail("Input should be a valid integer")
+        if self.value < 0:
+            self.fail("Input should be greater than or equal to 0")
+        return int(self.value)
+
+    def one_of(self, *words: str) -> str:
+        """The value as one of some words."""
+        if self.string() not in words:
+            listed = ", ".join(f"'{word}'" for word in words[:-1]) + " or " * (len(words) > 1) + f"'{words[-1]}'"
+            self.fail(f"Input should be {listed}")
+        return self.string()
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def allow(self, *keys: str) -> Node:
+        """The same node; other keys than these are refused by strict rules, and counted by lenient ones."""
+        for key in self.object():
+            if key not in keys:
+                if self.rules.strict:
+                    self._child(key, None).fail("Extra inputs are not permitted")
+                self.tally.ignored += 1
+        if "cache_control" in keys:
+            self.mark_cache()
+        return self
+
+    def need_beta(self, *betas: str) -> None:
+        """Refuse by strict rules what the real API takes only with one of these betas."""
+        if self.rules.strict and not self.rules.betas & set(betas):
+            self.fail("Extra inputs are not permitted")
+
+    def mark_cache(self) -> None:
+        """There is no cache to control; strict rules check what asks for one."""
+        mark = self.get("cache_control")
+        if not mark or not self.rules.strict:
+            return
+        mark.require("type").one_of("ephemeral")
+        if ttl := mark.get("ttl"):
+            ttl.one_of("5m", "1h")
+        self.tally.cache_marks += 1
+        if self.tally.cache_marks > _MAX_CACHE_MARKS:
+            raise InvalidRequest(
+                f"A maximum of {_MAX_CACHE_MARKS} blocks with cache_control may be provided. "
+                f"Found {self.tally.cache_marks}."
+            )

@@ -1,0 +1,93 @@
+"""Structured outputs: the JSON document that a reply was asked to be, read and held against its schema.
+
+The model is told to write it between `<output>` and `</output>` (see `core.instructions`). Models forget tags and add
+fences, so the document is looked for in the tag, in the last fence, and in the whole text. What is returned is valid
+against the schema, or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from claude_proxy.core import loose_json
+from claude_proxy.core.validation import faults
+
+_TAGGED = re.compile(r"<output>(.*?)(?:</output>|\Z)", re.DOTALL | re.IGNORECASE)
+_TAGGED_WIDELY = re.compile(r"<output>(.*)</output>", re.DOTALL | re.IGNORECASE)  # the tag may stand in a string
+_FENCED = re.compile(r"^[ \t]*```[\w-]*[ \t]*\n(.*?)\n[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Document:
+    """What was found.
+
+    Attributes:
+        text: a document that is valid, as JSON text; None where there is none.
+        defect: what is wrong, in a sentence for the model.
+    """
+
+    text: str | None
+    defect: str | None = None
+
+
+def read_document(text: str, schema: Mapping[str, Any]) -> Document:
+    """Find the document in a reply.
+
+    Args:
+        text: the reply without thinking.
+        schema: the JSON Schema that the document must be valid against.
+    """
+    defect = "it holds no JSON document between <output> and </output>"
+    for candidate in _candidates(text):
+        try:
+            value, written = _load(candidate)
+        except ValueError:
+            continue
+        found = faults(value, schema)
+        if not found:
+            return Document(written)
+        defect = "the JSON document is not valid: " + "; ".join(found)
+        break
+    return Document(None, defect)
+
+
+def _candidates(text: str) -> Iterator[str]:
+    for pattern in (_TAGGED, _TAGGED_WIDELY, _FENCED):
+        for match in reversed(list(pattern.finditer(text))):
+            yield _without_fence(match[1])
+    yield text
+
+
+def _without_fence(text: str) -> str:
+    fenced = _FENCED.fullmatch(text.strip())
+    return fenced[1] if fenced else text
+
+
+def _load(text: str) -> tuple[Any, str]:
+    """The value of a JSON text and the text itself; loosely written JSON is written anew.
+
+    Raises:
+        ValueError: it is no JSON, not even loosely.
+    """
+    stripped = text.strip()
+    try:
+        return json.loads(stripped, parse_constant=_refuse), stripped
+    except (ValueError, RecursionError):
+        pass
+    if not stripped.startswith(("{", "[")):
+        raise ValueError("no JSON")
+    try:
+        read = loose_json.read_value(stripped)
+    except loose_json.Unreadable:
+        raise ValueError("no JSON") from None
+    if not read.complete or stripped[read.end :].strip():
+        raise ValueError("no whole JSON")
+    return read.value, json.dumps(read.value, ensure_ascii=False)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
