@@ -1,0 +1,151 @@
+"""Turns: a bound on what runs, a bound on what waits, fairness between credentials, and nothing left behind."""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from claude_proxy.errors import ClientGone, ProxyOverloaded
+from claude_proxy.shell.turns import Turns
+from claude_proxy.shell.waiter import Waiter
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.005)
+
+
+class Queue:
+    """Threads that take turns, and the order in which they got them."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.served: list[str] = []
+        self.failures: list[Exception] = []
+        self.threads: list[threading.Thread] = []
+        self.go = threading.Event()
+
+    def join(self, name: str, credential: str, waiter: Waiter | None = None) -> None:
+        """Queue up, and see that the place in the line is taken before anybody else comes."""
+        before = self.turns.waiting
+        thread = threading.Thread(target=self._work, args=(name, credential, waiter or Waiter(limit=30)))
+        thread.start()
+        self.threads.append(thread)
+        until(lambda: self.turns.waiting > before or not thread.is_alive())
+
+    def _work(self, name: str, credential: str, waiter: Waiter) -> None:
+        try:
+            with self.turns.take(credential, waiter):
+                self.served.append(name)
+        except (ProxyOverloaded, ClientGone) as failure:
+            self.failures.append(failure)
+
+    def finish(self) -> None:
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def taken() -> Iterator[tuple[Turns, ExitStack]]:
+    """Turns of which the only one is taken, until the stack is closed."""
+    turns = Turns(1, 5)
+    with ExitStack() as stack:
+        stack.enter_context(turns.take("busy", Waiter(limit=30)))
+        yield turns, stack
+
+
+def files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_free_turn_is_granted_at_once_and_comes_back() -> None:
+    turns = Turns(2, 0)
+    for _ in range(3):
+        with turns.take("a", Waiter(limit=0)), turns.take("a", Waiter(limit=0)):
+            assert turns.waiting == 0
+            with pytest.raises(ProxyOverloaded, match="MAX_CALLS and MAX_WAITING"), turns.take("b", Waiter(limit=30)):
+                pytest.fail("a third turn was granted")
+
+
+def test_it_comes_back_after_a_failure() -> None:
+    turns = Turns(1, 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), turns.take("a", Waiter(limit=30)):
+            raise ZeroDivisionError
+
+
+def test_credentials_are_served_in_turn(taken: tuple[Turns, ExitStack]) -> None:
+    turns, stack = taken
+    queue = Queue(turns)
+    for name in ("a1", "a2", "a3", "b1", "c1"):
+        queue.join(name, name[0])
+    stack.close()
+    queue.finish()
+    assert queue.served == ["a1", "b1", "c1", "a2", "a3"]
+    assert turns.waiting == 0
+
+
+def test_who_waits_too_long_is_told_to_try_again(taken: tuple[Turns, ExitStack]) -> None:
+    turns, _ = taken
+    with pytest.raises(ProxyOverloaded, match="MAX_CALLS") as failure, turns.take("a", Waiter(limit=0.01)):
+        pytest.fail("a turn was granted")
+    assert failure.value.status == 529
+    assert 1 <= (failure.value.retry_after or 0) <= 60
+    assert turns.waiting == 0
+
+
+def test_signs_of_life_go_on_while_waiting(taken: tuple[Turns, ExitStack]) -> None:
+    ticks: list[float] = []
+
+    def tick(elapsed: float) -> float:
+        ticks.append(elapsed)
+        return elapsed + 0.01
+
+    with pytest.raises(ProxyOverloaded), taken[0].take("a", Waiter(limit=0.2, tick=tick)):
+        pytest.fail("a turn was granted")
+    assert len(ticks) > 2
+
+
+def test_a_client_that_goes_away_gives_its_place_up(taken: tuple[Turns, ExitStack]) -> None:
+    turns, stack = taken
+    before = files()
+    queue = Queue(turns)
+    near, far = socket.socketpair()
+    queue.join("gone", "a", Waiter(limit=30, client=near))
+    queue.join("stays", "a")
+    far.close()
+    until(lambda: turns.waiting == 1)
+    stack.close()
+    queue.finish()
+    near.close()
+    assert queue.served == ["stays"]
+    assert [type(failure) for failure in queue.failures] == [ClientGone]
+    assert files() == before
+
+
+def test_a_turn_that_comes_as_its_owner_leaves_is_passed_on() -> None:
+    """The grant and the client's leaving may cross; whichever wins, no turn is lost."""
+    turns = Turns(1, 50)
+    for _ in range(50):
+        queue = Queue(turns)
+        with turns.take("busy", Waiter(limit=30)):
+            near, far = socket.socketpair()
+            queue.join("gone", "a", Waiter(limit=30, client=near))
+            thread = threading.Thread(target=far.close)
+            thread.start()
+        queue.finish()
+        thread.join()
+        near.close()
+    with turns.take("a", Waiter(limit=0, tick=lambda _: math.inf)):
+        assert turns.waiting == 0
