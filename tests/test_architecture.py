@@ -19,11 +19,15 @@ PACKAGE = "claude_proxy"
 ORDER = (
     "claude_proxy",
     *("errors", "settings"),
-    *(f"core.{name}" for name in ("content", "request", "models", "entities", "schema", "loose_json")),
-    *(f"core.{name}" for name in ("repair", "tags", "notation", "instructions", "dialects", "prompt", "reply")),
-    *(f"core.{name}" for name in ("followup", "slips", "response", "events", "securechat", "tokens")),
-    *(f"shell.{name}" for name in ("upstream", "exchange", "journal", "server", "app", "status_page")),
-    *(f"shell.{name}" for name in ("simulator", "scripted_model", "launcher", "doctor")),
+    *(f"core.{name}" for name in ("content", "tokens", "fields", "blocks", "schema", "formats", "patterns")),
+    *(f"core.{name}" for name in ("validation", "tool_definitions", "conversation", "request", "models", "health")),
+    *(f"core.{name}" for name in ("client_environment", "entities", "loose_json", "repair", "tags", "notation")),
+    *(f"core.{name}" for name in ("instructions", "dialects", "prompt", "reply", "structured", "limits", "followup")),
+    *(f"core.{name}" for name in ("slips", "response", "events", "securechat")),
+    *(f"shell.{name}" for name in ("identity", "waiter", "incoming", "http_head", "http_body", "http_answer", "dns")),
+    *(f"shell.{name}" for name in ("forward_proxy", "tls", "upstream", "turns", "asking", "exchange", "journal")),
+    *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "app", "simulator")),
+    *(f"shell.{name}" for name in ("scripted_model", "launcher", "doctor")),
     *("cli", "__main__"),
 )
 PLACE = {name if name == PACKAGE else f"{PACKAGE}.{name}": place for place, name in enumerate(ORDER)}
@@ -31,7 +35,21 @@ PLACE = {name if name == PACKAGE else f"{PACKAGE}.{name}": place for place, name
 PURE = frozenset(
     {
         *("__future__", "abc", "ast", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum", "fnmatch"),
-        *("functools", "hashlib", "heapq", "html", "itertools", "json", "keyword", "math", "operator", "re", "shlex"),
+        *(
+            "fractions",
+            "functools",
+            "hashlib",
+            "heapq",
+            "html",
+            "ipaddress",
+            "itertools",
+            "json",
+            "keyword",
+            "math",
+            "operator",
+            "re",
+            "shlex",
+        ),
         *("string", "struct", "textwrap", "tomllib", "types", "typing", "unicodedata", "urllib.parse"),
     }
 )
