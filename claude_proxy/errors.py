@@ -214,9 +214,13 @@ class ModelNeverAnswered(ProxyError):
 
 
 class InvalidDocument(ProxyError):
-    """The model wrote no document of the schema that the request demands, not even when asked again."""
+    """The model wrote no document of the schema that the request demands, not even when asked again.
+
+    SDKs would try twice more by themselves, and each try asks the model twice.
+    """
 
     status = 500
+    should_retry = False
 
     def __init__(self, defect: str) -> None:
         super().__init__(

@@ -35,7 +35,7 @@ def set_up() -> None:
     wanted = REQUIREMENTS.read_text(encoding="utf-8")
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    print("Installing what the checks need into .venv: some 600 MB, the real Claude Code among it …", flush=True)
+    print("Installing what the checks need into .venv: some 900 MB, the real Claude Code among it …", flush=True)
     venv.create(VENV, with_pip=True)
     subprocess.run([str(BIN / "python"), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)], check=True)
     stamp.write_text(wanted, encoding="utf-8")

@@ -86,6 +86,11 @@ class Session:
         return tuple(block["text"] for _, block in self._blocks("assistant", "text"))
 
     @cached_property
+    def thoughts(self) -> tuple[str, ...]:
+        """Every thinking block the model wrote, in order."""
+        return tuple(block["thinking"] for _, block in self._blocks("assistant", "thinking"))
+
+    @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         return tuple(
             ToolCall(block["id"], block["name"], block["input"], event.get("parent_tool_use_id"))
@@ -259,6 +264,22 @@ def claude_binary() -> Path:
             "claude-agent-sdk with its bundled Claude Code is not installed: pip install -r tests/requirements.txt"
         )
     return binary
+
+
+# --- What models write ------------------------------------------------------------------------------------------------
+
+
+def calls(words: str, *invokes: str) -> str:
+    """A reply with calls."""
+    return "\n".join([words, "<function_calls>", *invokes, "</function_calls>"])
+
+
+def invoke(tool: str, **parameters: object) -> str:
+    lines = [f'<parameter name="{name}">{value}</parameter>' for name, value in parameters.items()]
+    return "\n".join([f'<invoke name="{tool}">', *lines, "</invoke>"])
+
+
+# --- Reading a session ------------------------------------------------------------------------------------------------
 
 
 def _events(output: str) -> Iterator[Event]:

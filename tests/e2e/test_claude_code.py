@@ -7,14 +7,18 @@ The model's replies are written as a model would write them: what stands in a fi
 from __future__ import annotations
 
 import itertools
+import json
+import sys
 import time
-from collections.abc import Sequence
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
-from claude_code import Session, run_claude, start_claude
+from claude_code import NO_EXTRAS, Session, calls, invoke, run_claude, start_claude
 from conftest import PATIENCE, TOKEN, Gate, Proxy, Redcap, StartProxy
+from small_files import PDF_BYTES, PNG, PNG_BYTES
 
 from claude_proxy.shell.scripted_model import scripted_model
 from claude_proxy.shell.simulator import ModelRequest, text_of
@@ -34,6 +38,7 @@ class Claude(Protocol):
         token: str = TOKEN,
         model: str | None = None,
         extra_args: Sequence[str] = (),
+        env: Mapping[str, str] = NO_EXTRAS,
     ) -> Session:
         """Run one session in `folder`."""
 
@@ -54,23 +59,20 @@ def claude(tmp_path: Path, folder: Path) -> Claude:
         token: str = TOKEN,
         model: str | None = None,
         extra_args: Sequence[str] = (),
+        env: Mapping[str, str] = NO_EXTRAS,
     ) -> Session:
-        home = tmp_path / "home"
         return run_claude(
-            prompt, base_url=proxy.url, token=token, cwd=folder, home=home, model=model, extra_args=extra_args
+            prompt,
+            base_url=proxy.url,
+            token=token,
+            cwd=folder,
+            home=tmp_path / "home",
+            model=model,
+            extra_args=extra_args,
+            env=env,
         )
 
     return run
-
-
-def calls(words: str, *invokes: str) -> str:
-    """A reply with calls."""
-    return "\n".join([words, "<function_calls>", *invokes, "</function_calls>"])
-
-
-def invoke(tool: str, **parameters: object) -> str:
-    lines = [f'<parameter name="{name}">{value}</parameter>' for name, value in parameters.items()]
-    return "\n".join([f'<invoke name="{tool}">', *lines, "</invoke>"])
 
 
 def assert_it_went_well(session: Session, proxy: Proxy) -> None:
@@ -252,6 +254,197 @@ def test_a_subagent_has_its_own_conversation(redcap: Redcap, proxy: Proxy, claud
     assert "Have somebody look at the words." not in str(own[0].messages)
 
 
+# --- MCP --------------------------------------------------------------------------------------------------------------
+
+BED = "mcp__ward__bed"
+BED_IN_FULL = '{"name":"mcp__ward__bed","description":"Says how the patient in a bed is."'
+BED_SAYS = f'<tool_result name="{BED}">\nBetter: 5 &amp;lt; 6 && 37.2 < 38 °C\n</tool_result>'
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """Where the MCP server writes down what it was asked."""
+    return tmp_path / "record.jsonl"
+
+
+@pytest.fixture
+def ward(record: Path) -> Sequence[str]:
+    """The arguments that give a session the MCP server, and leave to call its tool."""
+    server = {"command": sys.executable, "args": [str(Path(__file__).with_name("mcp_server.py")), str(record)]}
+    config = json.dumps({"mcpServers": {"ward": server}})
+    return [f"--mcp-config={config}", "--strict-mcp-config", f"--allowedTools={BED},ToolSearch"]
+
+
+def asked_of(record: Path) -> list[object]:
+    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_tool_of_an_mcp_server_is_found_and_runs(
+    redcap: Redcap, proxy: Proxy, claude: Claude, ward: Sequence[str], record: Path
+) -> None:
+    redcap.queue(
+        calls("I need the tool for beds.", invoke("ToolSearch", query=f"select:{BED}", max_results=1)),
+        calls("I ask.", invoke(BED, number=7, note="\n5 &amp;lt; 6\n&& more\n")),
+        "Bed 7 is better: 5 &amp;lt; 6.",
+    )
+    session = claude("How is bed 7?", proxy, extra_args=ward)
+    assert_it_went_well(session, proxy)
+    assert session.result == "Bed 7 is better: 5 &lt; 6."
+    assert [call.name for call in session.tool_calls] == ["ToolSearch", BED]
+    assert asked_of(record) == [{"number": 7, "note": "5 &lt; 6\n&& more"}]
+    before, found, told = redcap.asked
+    assert BED in "".join(map(text_of, before.messages)), "its name"
+    assert BED_IN_FULL not in "".join(map(text_of, before.messages))
+    assert text_of(found.messages[-1]).count(BED_IN_FULL) == 1
+    assert BED_SAYS in text_of(told.messages[-1])
+    assert_prompts_only_grow(redcap.asked)
+
+
+def test_a_tool_of_an_mcp_server_without_tool_search(
+    redcap: Redcap, proxy: Proxy, claude: Claude, ward: Sequence[str], record: Path
+) -> None:
+    redcap.queue(calls("I ask.", invoke(BED, number='"7"')), "Bed 7 is better.")
+    session = claude("How is bed 7?", proxy, extra_args=ward, env={"ENABLE_TOOL_SEARCH": "false"})
+    assert_it_went_well(session, proxy)
+    assert session.result == "Bed 7 is better."
+    assert asked_of(record) == [{"number": 7}], "an integer, as its schema says"
+    assert BED_IN_FULL in redcap.asked[0].system
+    assert '"name":"ToolSearch"' not in redcap.asked[0].system
+    assert BED_SAYS in text_of(redcap.asked[1].messages[-1])
+    assert_prompts_only_grow(redcap.asked)
+
+
+# --- Structured output ------------------------------------------------------------------------------------------------
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"bed": {"type": "integer"}, "better": {"type": "boolean"}, "notes": {"type": "array"}},
+    "required": ["bed", "better"],
+}
+
+
+def test_structured_output(redcap: Redcap, proxy: Proxy, claude: Claude) -> None:
+    """To Claude Code it is a tool: words in its place are answered with a reminder, a breach of the schema too."""
+    redcap.queue(
+        "Bed 7 is better.",
+        calls("Here it is.", invoke("StructuredOutput", bed=7)),
+        calls("Again.", invoke("StructuredOutput", bed=7, better="true", notes='["5 &amp;lt; 6", {"a": 1}]')),
+    )
+    session = claude("How is bed 7?", proxy, extra_args=[f"--json-schema={json.dumps(SCHEMA)}"])
+    assert not session.is_error, session
+    output = next(event["structured_output"] for event in session.events if event["type"] == "result")
+    assert output == {"bed": 7, "better": True, "notes": ["5 &lt; 6", {"a": 1}]}
+    assert [result.is_error for result in session.tool_results] == [True, False]
+    assert "StructuredOutput" in text_of(redcap.asked[1].messages[-1])
+    assert '<tool_result name="StructuredOutput" status="error">' in text_of(redcap.asked[2].messages[-1])
+
+
+# --- Pictures and PDFs ------------------------------------------------------------------------------------------------
+
+
+def shown_by(redcap: Redcap, kind: str) -> list[dict[str, Any]]:
+    """The parts of a kind in the last turn that the model was sent."""
+    content = redcap.asked[-1].messages[-1]["content"]
+    return [part for part in content if part["type"] == kind] if isinstance(content, list) else []
+
+
+@pytest.mark.parametrize(("model", "kind"), [(None, "image"), ("gpt-4o", "image_url"), ("o3-mini", None)])
+def test_a_picture_is_shown_to_a_model_that_can_see(
+    redcap: Redcap, proxy: Proxy, claude: Claude, folder: Path, model: str | None, kind: str | None
+) -> None:
+    (folder / "red.png").write_bytes(PNG_BYTES)
+    redcap.queue(calls("I look.", invoke("Read", file_path=folder / "red.png")), "I have looked.")
+    session = claude("What is in red.png?", proxy, model=model)
+    assert_it_went_well(session, proxy)
+    assert session.result == "I have looked."
+    told = text_of(redcap.asked[-1].messages[-1])
+    assert '<tool_result name="Read">\n' in told
+    if kind is None:
+        assert "left out: the model behind this alias cannot see images." in told
+        assert "image" not in str([part for part in redcap.asked[-1].messages if not isinstance(part["content"], str)])
+        return
+    (part,) = shown_by(redcap, kind)
+    as_image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
+    as_url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    assert part in (as_image, as_url)
+    assert not redcap.refusals
+
+
+@pytest.mark.parametrize("model", [None, "gpt-4o"])
+def test_a_pdf_is_shown_to_a_model_that_can_read_it(
+    redcap: Redcap, proxy: Proxy, claude: Claude, folder: Path, model: str | None
+) -> None:
+    (folder / "bed.pdf").write_bytes(PDF_BYTES)
+    redcap.queue(calls("I look.", invoke("Read", file_path=folder / "bed.pdf")), "I have looked.")
+    session = claude("What is in bed.pdf?", proxy, model=model)
+    assert_it_went_well(session, proxy)
+    assert session.result == "I have looked."
+    told = text_of(redcap.asked[-1].messages[-1])
+    if model:
+        assert "left out: this channel cannot carry it." in told
+        assert "extract its text with a tool, for example pdftotext" in told
+        return
+    (part,) = shown_by(redcap, "document")
+    assert part["source"]["media_type"] == "application/pdf"
+    assert b64decode(part["source"]["data"]) == PDF_BYTES
+    assert not redcap.refusals
+
+
+# --- Thinking, and replies that are cut off ---------------------------------------------------------------------------
+
+
+def test_what_a_model_thinks_is_shown_and_not_done(redcap: Redcap, proxy: Proxy, claude: Claude, folder: Path) -> None:
+    thought = calls("I could do this:", invoke("Bash", command="touch thought.txt"))
+    redcap.queue(
+        f"<think>\n{thought}\nBut no.\n</think>\n" + calls("I do it.", invoke("Bash", command="touch done.txt")),
+        "<think>\nIt is done.\n</think>\n\nDone.",
+    )
+    session = claude("Do it.", proxy)
+    assert_it_went_well(session, proxy)
+    assert session.result == "Done."
+    assert session.texts == ("I do it.", "Done.")
+    assert [path.name for path in folder.iterdir()] == ["done.txt"]
+    first, second = session.thoughts
+    assert "touch thought.txt" in first
+    assert second == "It is done."
+    assert "But no." not in str(redcap.asked[1].messages), "thinking is not told again"
+
+
+def test_a_call_that_was_cut_off_is_continued(redcap: Redcap, proxy: Proxy, claude: Claude, folder: Path) -> None:
+    """The alias ends its replies at 8,192 tokens and says nothing; the file is longer."""
+    text = "".join(f"    line {number} && 5 &amp;lt; 6\n" for number in range(1500))
+    whole = calls("I write.", invoke("Write", file_path=folder / "long.txt", content=f"\n{text}\n"))
+
+    def model(request: ModelRequest) -> str:
+        demand = text_of(request.messages[-1])
+        if "was cut off by a length limit" in demand:
+            said = text_of(request.messages[-2])
+            anchor = demand.partition("go on:\n")[2].partition("\nRepeat nothing")[0]
+            return f"<continuation>\n{whole[len(said) - len(anchor) :]}\n</continuation>"
+        return "It is written." if "<tool_result" in demand else whole
+
+    redcap.let_answer(model)
+    session = claude("Write it.", proxy)
+    assert_it_went_well(session, proxy)
+    assert session.result == "It is written."
+    assert len(whole) > 8192 * 4
+    assert (folder / "long.txt").read_text() == text.replace("&amp;", "&")
+    assert [call.name for call in session.tool_calls] == ["Write"]
+    assert " continuations=1" in proxy.journal
+
+
+def test_a_reply_beyond_the_clients_limit_is_gone_on_with(redcap: Redcap, proxy: Proxy, claude: Claude) -> None:
+    """Claude Code sees the stop reason and asks for the rest."""
+    text = " ".join(f"word{number}" for number in range(2000))
+    redcap.queue(text, "and that is the end.")
+    session = claude("Tell me.", proxy, env={"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "1000"})
+    assert not session.is_error, session
+    cut, end = session.texts
+    assert text.startswith(cut)
+    assert end == session.result == "and that is the end."
+    assert text_of(redcap.asked[1].messages[-2]) == cut.rstrip()
+
+
 # --- Models -----------------------------------------------------------------------------------------------------------
 
 
@@ -268,7 +461,10 @@ def test_an_alias_can_be_chosen_by_its_own_name(redcap: Redcap, proxy: Proxy, cl
 def test_a_conversation_beyond_the_window_is_compacted_and_goes_on(
     redcap: Redcap, proxy: Proxy, claude: Claude, folder: Path
 ) -> None:
-    """The window is the real one: nine files of some 17,000 tokens each do not fit into 128,000."""
+    """The window is the real one: nine files of some 17,000 tokens each do not fit into 128,000.
+
+    How often Claude Code compacts is its own affair: it keeps the end of the conversation, as far as it thinks it fits.
+    """
     for number in range(9):
         (folder / f"{number}.txt").write_text("alpha beta gamma delta epsilon zeta eta theta\n" * 1500)
 
@@ -285,8 +481,8 @@ def test_a_conversation_beyond_the_window_is_compacted_and_goes_on(
     session = claude("What is in these files?", proxy, model="gpt-4o")
     assert not session.is_error, session
     assert session.result == "Greek letters, in all of them."
-    assert [event["compact_result"] for event in session.events if event.get("compact_result")] == ["success"]
-    assert proxy.journal.count("error=PromptTooLong") == 1
+    assert {event["compact_result"] for event in session.events if event.get("compact_result")} == {"success"}
+    assert "error=PromptTooLong" in proxy.journal, "the proxy's count made it compact, not its own"
     assert not redcap.refusals, "what is too long was never sent"
     assert not session.api_retries, session
 
