@@ -8,19 +8,23 @@ the error that says what came (never its content) and what to change.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from claude_proxy.core.content import Document, Image
 from claude_proxy.core.models import Alias
-from claude_proxy.core.prompt import Prompt
+from claude_proxy.core.prompt import Part, Prompt
 from claude_proxy.errors import (
     AuthenticationFailed,
     ProxyError,
     RateLimited,
     RequestTooLarge,
     UpstreamMisconfigured,
+    UpstreamTimeout,
+    UpstreamUnreachable,
 )
 
 # PHP drops all fields of a body over its post_max_size (8 MB by default); no server would set it below this.
@@ -86,7 +90,7 @@ def form_fields(
         "model": alias.name,
         "system": prompt.system,
         "messages": json.dumps(
-            [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
+            [{"role": turn.role, "content": _content(turn.parts, alias)} for turn in prompt.turns],
             ensure_ascii=False,
             separators=(",", ":"),
         ),
@@ -94,6 +98,34 @@ def form_fields(
     }
     optional = {"temperature": temperature, "top_p": top_p}
     return fields | {name: f"{value:g}" for name, value in optional.items() if value is not None}
+
+
+def _content(parts: Sequence[Part], alias: Alias) -> str | list[dict[str, Any]]:
+    """The content of a turn: a string, or with images and PDFs an array in the form of the alias's vendor."""
+    if all(isinstance(part, str) for part in parts):
+        return "".join(cast("Sequence[str]", parts))
+    write = _anthropic_part if alias.family == "claude" else _openai_part
+    # Anthropic's models refuse a text of nothing but white space.
+    return [write(part) for part in parts if not isinstance(part, str) or part.strip()]
+
+
+def _anthropic_part(part: Part) -> dict[str, Any]:
+    match part:
+        case Image(media_type, data):
+            return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+        case Document(title=title, pdf=pdf):
+            source = {"type": "base64", "media_type": "application/pdf", "data": pdf}
+            return {"type": "document", "source": source} | ({"title": title} if title else {})
+        case text:
+            return {"type": "text", "text": text}
+
+
+def _openai_part(part: Part) -> dict[str, Any]:
+    match part:
+        case Image(media_type, data, url):
+            return {"type": "image_url", "image_url": {"url": url or f"data:{media_type};base64,{data}"}}
+        case text:
+            return {"type": "text", "text": text}
 
 
 def encode_form(fields: Mapping[str, str], boundary: str) -> tuple[str, bytes]:
@@ -144,24 +176,23 @@ def read_answer(
     Raises:
         ProxyError: what came is no answer of the module; the message says what it was and what to do.
     """
-    data = _json_object(body)
-    if status == 200 and (answer := _answer(data)):
+    data = _json(body)
+    fields = data if isinstance(data, dict) else None
+    if status == 200 and (answer := _answer(fields)):
         return answer
-    came = f"{status} {_media_type(headers)}"
+    came = Came(status, _media_type(headers), headers, body)
     if 300 <= status < 400:
-        raise _redirect(status, headers, url)
-    if status == 413:
+        raise _redirect(came, url)
+    if status == 413 or _fields_were_dropped(came, fields, sent_bytes):
         raise _too_large(sent_bytes)
     if status == 429:
-        raise RateLimited(f"REDCap, or a gateway before it, asked to slow down (429). Address: {url}")
-    if data is None and status in {400, 401, 403} and _is_dropped(headers, body, sent_bytes):
-        raise _too_large(sent_bytes)
-    if data is None:
-        raise _not_json(status, came, url)
-    if status in {401, 403}:
-        raise _too_large(sent_bytes) if _may_be_dropped(data, sent_bytes) else _token_refused()
-    if status == 400 and _may_be_dropped(data, sent_bytes):
-        raise _too_large(sent_bytes)
+        slow_down = RateLimited(f"REDCap, or a gateway before it, asked to slow down (429). Address: {url}")
+        slow_down.retry_after = came.retry_after or slow_down.retry_after
+        raise slow_down
+    if fields is not None and status in {401, 403}:
+        raise _token_refused()
+    if data is None or status > 500:
+        raise _not_json(came, url)
     raise UpstreamMisconfigured(
         f"REDCap answered {came}, which is no reply of SecureChatAI. The module is probably not installed or not "
         f"enabled for the API, or has another prefix than REDCAP_MODULE_PREFIX={prefix}. Ask your REDCap "
@@ -169,12 +200,43 @@ def read_answer(
     )
 
 
-def _json_object(body: bytes) -> Mapping[str, Any] | None:
+@dataclass(frozen=True)
+class Came:
+    """What came that is no answer. Written out, it is the status and the media type: all that a message may show.
+
+    Attributes:
+        status: the HTTP status.
+        media_type: the content type, bare and harmless.
+        headers: response headers, names in lower case.
+        body: the response body.
+    """
+
+    status: int
+    media_type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.media_type}"
+
+    @property
+    def beginning(self) -> str:
+        """What a page shows at its top, to tell what kind of page it is."""
+        return self.body[:65536].decode("latin-1").lower()
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds to wait, if it says so, within what clients obey."""
+        text = self.headers.get("retry-after", "").strip()
+        return max(1, min(60, int(text))) if re.fullmatch(r"[0-9]{1,6}", text) else None
+
+
+def _json(body: bytes) -> Any:
+    """The value that a JSON text stands for; None where it is none."""
     try:
-        data = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) else None
 
 
 def _answer(data: Mapping[str, Any] | None) -> Answer | None:
@@ -192,48 +254,129 @@ def _tokens(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
+_MEDIA_TYPE = re.compile(
+    r"(application|audio|font|image|message|model|multipart|text|video)/[a-z0-9.+-]{1,40}", re.IGNORECASE
+)
+
+
 def _media_type(headers: Mapping[str, str]) -> str:
-    """The content type, bare, for an error message: short, and nothing but printable ASCII."""
+    """The content type, bare, for an error message; whatever does not look like one is not shown."""
     media_type = headers.get("content-type", "").partition(";")[0].strip()
-    return media_type[:60] if media_type.isascii() and media_type.isprintable() and media_type else "without a type"
+    return media_type if _MEDIA_TYPE.fullmatch(media_type) else "without a type"
 
 
-def _redirect(status: int, headers: Mapping[str, str], url: str) -> ProxyError:
-    target = _bare_address(url, headers.get("location", ""))
-    remedy = (
-        f"Set REDCAP_API_URL={target} if that is your REDCap's API; if it is a login page, the API is behind single "
-        "sign-on and must be reached at another address."
-        if target
-        else "Set REDCAP_API_URL to the address that REDCap shows under API."
-    )
+# --- redirects --------------------------------------------------------------------------------------------------------
+
+_SIGN_ON = re.compile(r"log-?[io]n|sign-?[io]n|sso|saml|shib|oauth|openid|adfs|/idp|/cas\b|/auth", re.IGNORECASE)
+
+
+def _redirect(came: Came, url: str) -> ProxyError:
+    """A redirect, explained by where it leads; but only what we were configured with is shown."""
+    if correct := _corrected(url, came.headers.get("location", "")):
+        remedy = f"Set REDCAP_API_URL={correct} instead."
+    elif _leads_to_sign_on(url, came.headers.get("location", "")):
+        remedy = (
+            "It leads to another server or to a login page: the API is probably behind single sign-on, and must be "
+            "reached at another address or be exempted. Ask whoever runs REDCap."
+        )
+    else:
+        remedy = "Set REDCAP_API_URL to the address that REDCap shows under API; it normally ends in /api/."
     return UpstreamMisconfigured(
-        f"REDCap answered {status}, a redirect. It was not followed, because the token would travel with it. {remedy}"
+        f"REDCap answered {came.status}, a redirect. It was not followed, because the token would travel with it. "
+        f"{remedy}"
     )
 
 
-def _bare_address(url: str, location: str) -> str:
-    """Where a redirect leads, without query and credentials; "" where that cannot be told."""
+def _corrected(url: str, location: str) -> str | None:
+    """The address that was configured, with what the redirect adds to it: https, the final slash, or both."""
+    try:
+        target, own = urlsplit(urljoin(url, location)), urlsplit(url)
+        secured = (own.scheme, target.scheme) == ("http", "https")
+        ports = {own.port or 80, target.port or 443} <= {80, 443} if secured else own.port == target.port
+    except ValueError:
+        return None
+    slashed = target.path == own.path + "/"
+    same = target.hostname == own.hostname and ports and (slashed or target.path == own.path)
+    if not same or not (secured or slashed):
+        return None
+    if secured:
+        own = own._replace(scheme="https", netloc=own.netloc.removesuffix(":80"))
+    return urlunsplit(own._replace(path=target.path))
+
+
+def _leads_to_sign_on(url: str, location: str) -> bool:
     try:
         target = urlsplit(urljoin(url, location))
-        host = target.netloc.rpartition("@")[2]
+        return target.hostname != urlsplit(url).hostname or bool(_SIGN_ON.search(target.path + "?" + target.query))
     except ValueError:
-        return ""
-    address = urlunsplit((target.scheme, host, target.path, "", ""))
-    return address if location and address.isascii() and address.isprintable() and len(address) < 300 else ""
+        return False
 
 
-def _not_json(status: int, came: str, url: str) -> ProxyError:
-    causes = {
-        200: "a login or maintenance page, or an address that is not REDCap's API",
-        403: "a web firewall that refuses the request, which may need an exception for REDCap's API",
-        404: "an address that is not REDCap's API",
-        500: "a fatal error inside the module, which REDCap's own log explains",
-    }
-    cause = causes.get(status, "a gateway or maintenance page in front of REDCap")
-    return UpstreamMisconfigured(
-        f"REDCap answered {came} instead of JSON: probably {cause}. Check REDCAP_API_URL={url} (it normally ends in "
-        "/api/) and whether REDCap is up."
-    )
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+# What a page says of itself, in the words of the products that make such pages.
+_PLAIN_ON_TLS_PORT = re.compile(r"plain http request was sent to https port|ssl-enabled server port|to an https server")
+_FIREWALL = re.compile(
+    r"requested url was rejected|request rejected|support id|web application firewall|mod_?security|incapsula|"
+    r"incident id|attention required|cloudflare ray|blocked by|access denied"
+)
+_MAINTENANCE = re.compile(r"maintenance|redcap is (?:currently )?(?:offline|unavailable)|system (?:is )?offline")
+_LOGIN = re.compile(r"""type\s*=\s*["']?password|samlrequest|shibboleth|single sign|log ?in|sign ?in""")
+
+_LASTING = {
+    401: "a gateway that wants a login of its own",
+    403: "a web firewall that refuses the request, which may need an exception for REDCap's API",
+    404: "an address that is not REDCap's API",
+    405: "an address that is not REDCap's API",
+    500: "a fatal error inside the module, which REDCap's own log explains",
+    501: "a gateway that does not do what was asked",
+    505: "a gateway that does not speak HTTP/1.1",
+    511: "the network, which wants a login of its own",
+}
+
+
+def _not_json(came: Came, url: str) -> ProxyError:
+    address = f"Check REDCAP_API_URL={url} (it normally ends in /api/) and whether REDCap is up."
+    page = came.beginning
+    if came.status == 400 and url.startswith("http://") and _PLAIN_ON_TLS_PORT.search(page):
+        secured = "https://" + url.removeprefix("http://")
+        return UpstreamMisconfigured(f"REDCap's port speaks TLS only. Set REDCAP_API_URL={secured} instead.")
+    if came.status == 200 and page.lstrip("\ufeff \t\r\n").startswith("{") and len(page) > 2:
+        return UpstreamUnreachable(
+            f"REDCap answered {came}, a JSON text that breaks off or is damaged. Try again; if it happens often, ask "
+            "whoever runs REDCap for the limits of the gateways before it."
+        )
+    if came.status == 504:
+        return UpstreamTimeout(
+            f"REDCap answered {came}: a gateway before it gave up waiting. The model may need longer than the "
+            "gateway's time limit: choose a faster model, or ask whoever runs REDCap to raise the limit."
+        )
+    if _MAINTENANCE.search(page) and came.status in {200, 500, 502, 503}:
+        return _passing(came, "a maintenance page: REDCap is offline for a while", "Try again later.")
+    if came.status > 500 and came.status not in _LASTING:
+        return _passing(came, "a gateway or maintenance page in front of REDCap", f"Try again later. {address}")
+    return UpstreamMisconfigured(f"REDCap answered {came} instead of JSON: probably {_cause(came, page)}. {address}")
+
+
+def _cause(came: Came, page: str) -> str:
+    if came.status in {200, 400, 403, 406} and _FIREWALL.search(page):
+        return _LASTING[403]
+    if came.status in {200, 401, 403} and _LOGIN.search(page):
+        return "a login page, as of single sign-on; or an address that is not REDCap's API"
+    if came.status == 200 and not page.strip():
+        return _LASTING[500]
+    if came.status == 200:
+        return "a login or maintenance page, or an address that is not REDCap's API"
+    return _LASTING.get(came.status, "a gateway in front of REDCap")
+
+
+def _passing(came: Came, cause: str, remedy: str) -> ProxyError:
+    error = UpstreamUnreachable(f"REDCap answered {came} instead of JSON: probably {cause}. {remedy}")
+    error.retry_after = came.retry_after
+    return error
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 def _token_refused() -> ProxyError:
@@ -243,14 +386,16 @@ def _token_refused() -> ProxyError:
     )
 
 
-def _may_be_dropped(data: Mapping[str, Any], sent_bytes: int) -> bool:
-    """Whether REDCap complains as it does when PHP has dropped the fields of a body that was too large."""
-    return sent_bytes >= _POST_MAX_SIZE_AT_LEAST and isinstance(data.get("error"), str)
+def _fields_were_dropped(came: Came, fields: Mapping[str, Any] | None, sent_bytes: int) -> bool:
+    """Whether REDCap complains as it does when PHP has dropped the fields of a body that was too large.
 
-
-def _is_dropped(headers: Mapping[str, str], body: bytes, sent_bytes: int) -> bool:
-    """Whether REDCap complains in XML: it was asked for JSON, but in a field that has been dropped with the others."""
-    return sent_bytes >= _POST_MAX_SIZE_AT_LEAST and "xml" in _media_type(headers) and b"<error>" in body[:1000]
+    It was asked for JSON, but in a field that has been dropped with the others, so it may complain in XML.
+    """
+    if sent_bytes < _POST_MAX_SIZE_AT_LEAST or came.status not in {400, 401, 403}:
+        return False
+    if fields is not None:
+        return isinstance(fields.get("error"), str)
+    return "xml" in came.media_type and b"<error>" in came.body[:1000]
 
 
 def _too_large(sent_bytes: int) -> ProxyError:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.models import describe_alias
-from claude_proxy.core.prompt import Prompt, Turn
+from claude_proxy.core.prompt import Prompt, turn
 from claude_proxy.core.securechat import Answer, encode_form, form_fields, reached_limit, read_answer
 from claude_proxy.errors import (
     AuthenticationFailed,
@@ -22,10 +22,12 @@ from claude_proxy.errors import (
     RateLimited,
     RequestTooLarge,
     UpstreamMisconfigured,
+    UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from claude_proxy.shell import simulator
 
-PROMPT = Prompt("Be brief.", (Turn("user", "a\r\né 😀"), Turn("assistant", '"b"'), Turn("user", "</c> &amp;sum;")))
+PROMPT = Prompt("Be brief.", (turn("user", "a\r\né 😀"), turn("assistant", '"b"'), turn("user", "</c> &amp;sum;")))
 URL = "https://redcap.example.edu/api/"
 PREFIX = "secure_chat_ai"
 SECRET = "Patient 4711 has a fever"
@@ -110,7 +112,7 @@ def test_a_form_of_a_whole_call_reaches_the_module_as_it_was_meant() -> None:
     content_type, body = encode_form(fields(temperature=0.5), "form_1")
     form = dict(simulator.read_form(content_type, body))
     response = simulator.Simulator(model).answer(simulator.Received(form))
-    assert [text["content"] for text in asked[0].messages] == ["Be brief.", *(turn.content for turn in PROMPT.turns)]
+    assert [text["content"] for text in asked[0].messages] == ["Be brief.", *(each.text for each in PROMPT.turns)]
     assert asked[0].temperature == 0.5
     assert answer(200, str(response.body)).text == "hi"
 
@@ -208,12 +210,47 @@ PAGE = f"<html><title>{SECRET}</title></html>"
 ERROR = json.dumps({"error": SECRET})
 
 MISCONFIGURED = (UpstreamMisconfigured, 502)
+PASSING = (UpstreamUnreachable, 502)
+LASTING = (UpstreamMisconfigured, AuthenticationFailed)
+"""Failures that the same request would meet again; clients are told not to try."""
+
+
+def page(words: str) -> str:
+    return f"<html><title>{SECRET}</title><body>{words}</body></html>"
+
+
+NGINX_PLAIN = page("The plain HTTP request was sent to HTTPS port")
+APACHE_PLAIN = page("You're speaking plain HTTP to an SSL-enabled server port.")
+LOGIN_PAGE = page('<form><input name="password" type="password"></form>')
+SHIBBOLETH_PAGE = page('<form action="/Shibboleth.sso"><input type="hidden" name="SAMLRequest"></form>')
+F5_PAGE = page("The requested URL was rejected. Please consult with your administrator. Your support ID is: 12345")
+MAINTENANCE_PAGE = page("REDCap is currently offline. Please try again later.")
 FAILURES: list[tuple[str, int, str, str, int, tuple[type[ProxyError], int], list[str]]] = [
     # what, status, content type, body, bytes sent -> error, status, words of the message
-    ("login page", 200, HTML, PAGE, 9, MISCONFIGURED, ["200 text/html", "login", "REDCAP_API_URL", URL]),
-    ("maintenance", 503, HTML, PAGE, 9, MISCONFIGURED, ["503 text/html", "maintenance", "REDCAP_API_URL"]),
-    ("bad gateway", 502, HTML, PAGE, 9, MISCONFIGURED, ["502 text/html", "gateway"]),
-    ("gateway time-out", 504, HTML, PAGE, 9, MISCONFIGURED, ["504 text/html", "gateway"]),
+    ("login page", 200, HTML, LOGIN_PAGE, 9, MISCONFIGURED, ["200 text/html", "login page", "REDCAP_API_URL", URL]),
+    ("single sign-on", 200, HTML, SHIBBOLETH_PAGE, 9, MISCONFIGURED, ["200 text/html", "single sign-on"]),
+    ("some page", 200, HTML, PAGE, 9, MISCONFIGURED, ["200 text/html", "login or maintenance", "REDCAP_API_URL", URL]),
+    ("maintenance", 200, HTML, MAINTENANCE_PAGE, 9, PASSING, ["200 text/html", "maintenance", "offline", "later"]),
+    ("maintenance, as 503", 503, HTML, MAINTENANCE_PAGE, 9, PASSING, ["503 text/html", "maintenance", "later"]),
+    ("no service", 503, HTML, PAGE, 9, PASSING, ["503 text/html", "maintenance", "REDCAP_API_URL"]),
+    ("bad gateway", 502, HTML, PAGE, 9, PASSING, ["502 text/html", "gateway"]),
+    ("bad gateway, in JSON", 502, "application/json", ERROR, 9, PASSING, ["502 application/json", "gateway"]),
+    ("a gateway's own status", 520, HTML, PAGE, 9, PASSING, ["520 text/html", "gateway"]),
+    ("gateway time-out", 504, HTML, PAGE, 9, (UpstreamTimeout, 504), ["504 text/html", "gateway", "faster model"]),
+    ("captive portal", 511, HTML, PAGE, 9, MISCONFIGURED, ["511 text/html", "network"]),
+    ("firewall, as 200", 200, HTML, F5_PAGE, 9, MISCONFIGURED, ["200 text/html", "web firewall", "exception"]),
+    (
+        "a JSON text cut short",
+        200,
+        "application/json",
+        message_body()[:-9],
+        9,
+        PASSING,
+        ["200 application/json", "breaks"],
+    ),
+    ("JSON cut short in a page", 200, HTML, message_body()[:-9], 9, PASSING, ["200 text/html", "breaks off"]),
+    ("nothing", 200, HTML, "", 9, MISCONFIGURED, ["200 text/html", "fatal error"]),
+    ("no POST", 405, HTML, PAGE, 9, MISCONFIGURED, ["405 text/html", "not REDCap's API"]),
     ("firewall", 403, HTML, PAGE, 9, MISCONFIGURED, ["403 text/html", "firewall"]),
     ("wrong path", 404, HTML, PAGE, 9, MISCONFIGURED, ["404 text/html", "REDCAP_API_URL", "/api/"]),
     ("PHP fatal error", 500, HTML, "", 9, MISCONFIGURED, ["500 text/html", "fatal error"]),
@@ -221,7 +258,24 @@ FAILURES: list[tuple[str, int, str, str, int, tuple[type[ProxyError], int], list
     ("basic authentication", 401, HTML, PAGE, 9, MISCONFIGURED, ["401 text/html"]),
     ("XML error", 400, "text/xml", f"<error>{SECRET}</error>", 9, MISCONFIGURED, ["400 text/xml"]),
     ("plain text", 200, "text/plain", SECRET, 9, MISCONFIGURED, ["200 text/plain", "REDCAP_API_URL"]),
-    ("a JSON list", 200, "application/json", f'["{SECRET}"]', 9, MISCONFIGURED, ["200 application/json"]),
+    (
+        "a JSON list",
+        200,
+        "application/json",
+        f'["{SECRET}"]',
+        9,
+        MISCONFIGURED,
+        ["200 application/json", "no reply of"],
+    ),
+    (
+        "a JSON string",
+        200,
+        "application/json",
+        f'"{SECRET}"',
+        9,
+        MISCONFIGURED,
+        ["200 application/json", "no reply of"],
+    ),
     ("JSON nested too deeply", 200, "application/json", "[" * 99_999, 9, MISCONFIGURED, ["200 application/json"]),
     ("not enabled", 400, "application/json", ERROR, 9, MISCONFIGURED, ["enabled", f"REDCAP_MODULE_PREFIX={PREFIX}"]),
     ("no such action", 404, "application/json", ERROR, 9, MISCONFIGURED, ["404 application/json", "module"]),
@@ -251,7 +305,7 @@ def test_what_is_no_answer_is_explained_without_its_content(
         answer(status, body, content_type, sent=sent)
     failure = caught.value
     assert (type(failure), failure.status) == error
-    assert failure.should_retry is (None if isinstance(failure, RateLimited | RequestTooLarge) else False)
+    assert failure.should_retry is (False if isinstance(failure, LASTING) else None)
     assert [word for word in words if word not in failure.message] == []
     assert SECRET not in failure.message
     assert "4711" not in failure.message
@@ -282,7 +336,10 @@ def test_errors_of_the_pretend_redcap(change: dict[str, str], error: type[ProxyE
         (";", "200 without a type "),
         ("text/h\xe9", "200 without a type "),
         ("text/\x1b[31m", "200 without a type "),
-        ("x" * 500, f"200 {'x' * 60} "),
+        ("x" * 500, "200 without a type "),
+        ("text/" + "x" * 500, "200 without a type "),
+        (SECRET, "200 without a type "),
+        ("application/vnd.api+json", "200 application/vnd.api+json "),
     ],
 )
 def test_the_content_type_is_shown_bare_and_harmless(content_type: str, shown: str) -> None:
@@ -291,47 +348,80 @@ def test_the_content_type_is_shown_bare_and_harmless(content_type: str, shown: s
     assert shown in caught.value.message
 
 
-REDIRECTS = [
-    # the Location, and the address to configure instead
-    (f"{URL}?token={SECRET}", URL),
-    ("https://other.example.edu/redcap/api/", "https://other.example.edu/redcap/api/"),
-    ("/redcap/api/#x", "https://redcap.example.edu/redcap/api/"),
-    ("v2/", "https://redcap.example.edu/api/v2/"),
-    ("//other.example.edu/api/", "https://other.example.edu/api/"),
-    ("https://login.example.org/idp/sso?back=x", "https://login.example.org/idp/sso"),
+@pytest.mark.parametrize("text", [NGINX_PLAIN, APACHE_PLAIN, "Client sent an HTTP request to an HTTPS server.\n"])
+def test_plain_http_to_a_port_that_speaks_tls(text: str) -> None:
+    with pytest.raises(UpstreamMisconfigured, match=r"=https://redcap\.example\.edu:8443/api/ instead"):
+        read_answer(400, {}, text.encode(), url="http://redcap.example.edu:8443/api/", prefix=PREFIX, sent_bytes=9)
+
+
+WAITS = [("7", 7), ("0", 1), ("3600", 60), ("", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("1e9", None)]
+
+
+@pytest.mark.parametrize(("told", "wait"), WAITS)
+def test_a_wait_that_was_asked_for_is_passed_on_within_what_clients_obey(told: str, wait: int | None) -> None:
+    for status, otherwise in ((429, 15), (503, None)):
+        with pytest.raises(ProxyError) as caught:
+            read_answer(status, {"retry-after": told}, b"", url=URL, prefix=PREFIX, sent_bytes=9)
+        assert caught.value.retry_after == (wait or otherwise)
+
+
+# --- redirects --------------------------------------------------------------------------------------------------------
+
+CORRECTIONS = [
+    # what is configured, where it leads, what to configure instead
+    ("https://redcap.example.edu/redcap/api", "/redcap/api/", "https://redcap.example.edu/redcap/api/"),
+    ("https://h/x", f"https://h/x/?token={SECRET}#x", "https://h/x/"),
+    ("https://h:8443/x", "https://h:8443/x/", "https://h:8443/x/"),
+    ("http://h/api/", "https://h/api/", "https://h/api/"),
+    ("http://h:80/api/", "https://h:443/api/", "https://h/api/"),
+    ("http://h/x", "https://h/x/", "https://h/x/"),
+    ("https://h/x", "https://user:hunter2@h/x/", "https://h/x/"),
 ]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize(("location", "target"), REDIRECTS)
-def test_a_redirect_names_the_address_to_configure_instead(status: int, location: str, target: str) -> None:
+@pytest.mark.parametrize(("url", "location", "instead"), CORRECTIONS)
+def test_a_redirect_that_only_corrects_the_address_is_told(status: int, url: str, location: str, instead: str) -> None:
     with pytest.raises(UpstreamMisconfigured) as caught:
-        answer(status, PAGE, HTML, location=location)
+        read_answer(status, {"location": location}, b"", url=url, prefix=PREFIX, sent_bytes=9)
     assert f"answered {status}" in caught.value.message
     assert "not followed" in caught.value.message
-    assert f"REDCAP_API_URL={target} " in caught.value.message
-    assert "?" not in caught.value.message
-    assert SECRET not in caught.value.message
+    assert caught.value.message.endswith(f"Set REDCAP_API_URL={instead} instead.")
 
 
-@pytest.mark.parametrize("headers", [{}, {"location": ""}, {"location": "https://h/\x1b[31m"}], ids=str)
-def test_a_redirect_to_nowhere(headers: dict[str, Any]) -> None:
+SIGN_ON, ELSEWHERE = "single sign-on", "Set REDCAP_API_URL to the address that REDCap shows"
+OTHER_REDIRECTS = [
+    # where it leads, what is said; never where, because that came from upstream
+    (f"https://login.example.org/idp/sso?back={SECRET}", SIGN_ON),
+    (f"https://other.example.edu/{SECRET}/", SIGN_ON),
+    ("//other.example.edu/api/", SIGN_ON),
+    ("/Shibboleth.sso/Login", SIGN_ON),
+    (f"/redcap/{SECRET}/", ELSEWHERE),
+    ("v2/", ELSEWHERE),
+    (URL, ELSEWHERE),
+    (f"{URL}?token={SECRET}", ELSEWHERE),
+    ("http://redcap.example.edu/api/", ELSEWHERE),
+    ("https://redcap.example.edu:8443/api/", ELSEWHERE),
+    ("https://user:hunter2@redcap.example.edu/api/", ELSEWHERE),
+    ("", ELSEWHERE),
+    *((location, ELSEWHERE) for location in ("http://[", "//[x", "https://]/")),
+    ("https://h:port/", SIGN_ON),
+    ("/\x1b[31m", ELSEWHERE),
+]
+
+
+@pytest.mark.parametrize(("location", "words"), OTHER_REDIRECTS)
+def test_any_other_redirect_is_explained_without_its_target(location: str, words: str) -> None:
     with pytest.raises(UpstreamMisconfigured) as caught:
-        answer(302, PAGE, HTML, **headers)
-    assert "Set REDCAP_API_URL to the address that REDCap shows" in caught.value.message
-    assert "\x1b" not in caught.value.message
-
-
-@pytest.mark.parametrize("location", ["http://[", "//[x", "https://]/"])
-def test_a_redirect_to_an_address_that_is_none(location: str) -> None:
-    with pytest.raises(UpstreamMisconfigured):
         answer(302, PAGE, HTML, location=location)
+    assert words in caught.value.message
+    for shown in (SECRET, "hunter2", "\x1b", "?", "other.example", "login.example", "v2"):
+        assert shown not in caught.value.message
 
 
-def test_a_redirect_shows_no_credential() -> None:
-    with pytest.raises(UpstreamMisconfigured) as caught:
-        answer(302, PAGE, HTML, location="https://user:hunter2@redcap.example.edu/api/")
-    assert "hunter2" not in caught.value.message
+def test_a_redirect_to_nowhere() -> None:
+    with pytest.raises(UpstreamMisconfigured, match=ELSEWHERE):
+        answer(302, PAGE, HTML)
 
 
 def answer_or_failure(status: int, body: bytes, content_type: str, sent: int) -> Answer | ProxyError:

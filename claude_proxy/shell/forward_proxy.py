@@ -1,0 +1,179 @@
+"""The way out through an institution's HTTP proxy: when it is taken, and how.
+
+The rules are those of curl and most other programs. `HTTPS_PROXY` serves https addresses: a CONNECT, and the TLS of
+REDCap within it, which the proxy cannot read. `HTTP_PROXY` serves http addresses: the proxy is handed the whole address
+and reads everything. `NO_PROXY` lists what is reached directly, and so is this machine itself, always.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from claude_proxy import __version__
+from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
+from claude_proxy.settings import Secret, is_loopback
+from claude_proxy.shell.http_answer import BadAnswer, Inbox, read_head
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True)
+class ForwardProxy:
+    """A proxy on the way out.
+
+    Attributes:
+        variable: the setting that named it.
+        host: its name or address.
+        port: its port.
+        authorization: the value of `Proxy-Authorization`, where its address held a user name.
+    """
+
+    variable: str
+    host: str
+    port: int
+    authorization: Secret | None = None
+
+    def __str__(self) -> str:
+        return f"the proxy {self.host}:{self.port} of {self.variable}"
+
+    @property
+    def header(self) -> str:
+        """The header line that introduces us to it, with its end; nothing where it need not know."""
+        return f"Proxy-Authorization: {self.authorization.reveal()}\r\n" if self.authorization else ""
+
+
+# --- which ------------------------------------------------------------------------------------------------------------
+
+
+def choose(url: str, *, https_proxy: Secret | None, http_proxy: Secret | None, no_proxy: str) -> ForwardProxy | None:
+    """The proxy on the way to an address; None where it is reached directly.
+
+    Raises:
+        SettingsError: the proxy that is to be used has an address that cannot be.
+    """
+    parts = urlsplit(url)
+    variable, address = ("HTTPS_PROXY", https_proxy) if parts.scheme == "https" else ("HTTP_PROXY", http_proxy)
+    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+    if address is None or is_loopback(host) or is_exempt(host, port, no_proxy):
+        return None
+    return _parse(variable, address.reveal())
+
+
+def is_exempt(host: str, port: int, no_proxy: str) -> bool:
+    """Whether `NO_PROXY` says that a host is reached directly.
+
+    Its entries stand between commas or blanks: `*` for all; a name, with or without a dot or `*.` before it, for the
+    host of that name and all below it; an IP address; a network such as `10.0.0.0/8`. A name or an address may end
+    with `:port`, and holds for that port only.
+    """
+    return any(_matches(entry.lower(), host.lower().rstrip("."), port) for entry in re.split(r"[,\s]+", no_proxy))
+
+
+def _matches(entry: str, host: str, port: int) -> bool:
+    if entry == "*":
+        return True
+    if with_port := re.fullmatch(r"(\[[^]]*]|[^:]*):(\d+)", entry):
+        entry = with_port[1]
+        if int(with_port[2]) != port:
+            return False
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        with suppress(ValueError):
+            return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
+        return False
+    name = entry.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith("." + name))
+
+
+def _parse(variable: str, text: str) -> ForwardProxy:
+    """Read a proxy's address; one without a scheme is that of an HTTP proxy."""
+    rule = "it must be an address such as http://proxy.example.edu:3128"
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        host, port = parts.hostname or "", parts.port or 80
+    except ValueError:
+        raise _unusable(variable, rule) from None
+    if parts.scheme != "http":
+        raise _unusable(variable, f"{rule}; proxies that are spoken to in TLS or SOCKS are not supported")
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
+        raise _unusable(variable, rule)
+    if parts.username is None:
+        return ForwardProxy(variable, host, port)
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return ForwardProxy(variable, host, port, Secret("Basic " + base64.b64encode(login.encode()).decode()))
+
+
+def _unusable(variable: str, rule: str) -> SettingsError:
+    return SettingsError(
+        f"{variable} cannot be used (its value is not shown, it may hold a password): {rule}. Correct it, or name the "
+        "host of REDCAP_API_URL in NO_PROXY to reach it directly."
+    )
+
+
+# --- how --------------------------------------------------------------------------------------------------------------
+
+
+def connect_request(proxy: ForwardProxy, host: str, port: int) -> bytes:
+    """What asks the proxy for a tunnel."""
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return (
+        f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: claude-proxy/{__version__}\r\n{proxy.header}\r\n"
+    ).encode()
+
+
+def read_connected(proxy: ForwardProxy, inbox: Inbox, where: str) -> None:
+    """Read the proxy's answer to a CONNECT.
+
+    Args:
+        proxy: who answers.
+        inbox: where its answer comes in.
+        where: host and port that were asked for.
+
+    Raises:
+        ProxyError: there is no tunnel; the message says why.
+    """
+    try:
+        head = read_head(inbox)
+    except BadAnswer as bad:
+        message = f"{_capital(proxy)} gave no answer to be understood when asked for {where}: it {bad.what}."
+        failure = UpstreamMisconfigured if bad.lasting else UpstreamUnreachable
+        raise failure(f"{message} Check {proxy.variable}.") from None
+    if not 200 <= head.status < 300:
+        raise refusal(proxy, head.status, where)
+    if len(inbox):
+        raise UpstreamMisconfigured(
+            f"{_capital(proxy)} spoke before REDCap did. Check that {proxy.variable} names an HTTP proxy."
+        )
+
+
+def refusal(proxy: ForwardProxy, status: int, where: str) -> ProxyError:
+    """What a status means that comes from the proxy itself."""
+    answered = f"{_capital(proxy)} answered {status}"
+    if status == 407 and proxy.authorization:
+        return UpstreamMisconfigured(
+            f"{answered}: it does not accept the user name and password in {proxy.variable}. Correct them "
+            "(special characters percent-encoded); only Basic authentication is supported."
+        )
+    if status == 407:
+        return UpstreamMisconfigured(
+            f"{answered}: it wants a user name and password. Set {proxy.variable}=http://user:password@"
+            f"{proxy.host}:{proxy.port}, special characters percent-encoded."
+        )
+    if status in {502, 503, 504}:
+        return UpstreamUnreachable(
+            f"{answered}: it could not reach {where}. Check REDCAP_API_URL and the network, or name the host in "
+            "NO_PROXY to reach it directly."
+        )
+    return UpstreamMisconfigured(
+        f"{answered}: it does not connect to {where}. Ask whoever runs the proxy to allow it, or name the host in "
+        "NO_PROXY to reach it directly."
+    )
+
+
+def _capital(proxy: ForwardProxy) -> str:
+    return "T" + str(proxy)[1:]
