@@ -363,12 +363,11 @@ def proxy(start_proxy: StartProxy) -> Proxy:
 @contextmanager
 def running_proxy(settings: Settings) -> Iterator[Proxy]:
     out = io.StringIO()
-    upstream = Upstream(settings.redcap_api_url, connect_timeout=settings.connect_timeout)
+    upstream = Upstream.from_settings(settings)
     app = App(settings, Exchange(settings, upstream), Journal(settings.log_level, settings.log_format, out))
-    with running(ProxyServer(settings.listen_host, settings.listen_port, app)) as server:
+    with running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
-    for _, connection in upstream._idle:
-        connection.close()
+    upstream.close()
 
 
 @contextmanager

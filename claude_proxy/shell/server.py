@@ -7,21 +7,32 @@ a flush after every event, TCP_NODELAY on and TCP_CORK off.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from claude_proxy import __version__
-from claude_proxy.errors import ClientGone, InvalidRequest, ProxyError, RequestTooLarge
+from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
+from claude_proxy.settings import Settings
+from claude_proxy.shell.connections import Budget, Connections, Parting, Phase
+from claude_proxy.shell.http_body import read_body
+from claude_proxy.shell.http_head import RequestHead, check_length, read_head
+from claude_proxy.shell.incoming import Incoming
 
-MAX_BODY = 32 * 1024 * 1024  # bytes, as the real API
-_DRAIN_SECONDS = 5.0
-_DRAIN_BYTES = 8 * MAX_BODY
+_BODY_RATE = 32 * 1024  # bytes that give a client a second more
+_DRAIN_SECONDS, _DRAIN_RATE = 5.0, 1024**2
+_DRAIN_BYTES = 256 * 1024 * 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_BREATH = 0.1  # seconds before the next try when the system has no room for a connection
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request", 529: "Overloaded"}
 
 
 @dataclass(frozen=True)
@@ -29,12 +40,15 @@ class HttpRequest:
     """A request that was read whole.
 
     Attributes:
-        method: as sent, upper case.
+        method: as sent; methods are case-sensitive.
         path: the target without its query.
         headers: names in lower case; of a repeated one the first.
-        body: as sent.
+        body: as sent, unpacked.
         connection: the client's socket, to see whether it is still there.
         query: the target's query, without the question mark.
+        raise_if_stopped: to be called every second or so of waiting; raises `ShuttingDown` when the proxy is being
+            stopped and cannot wait for this request any longer.
+        is_stopping: whether the proxy is being stopped; what would never end by itself ends now.
     """
 
     method: str
@@ -43,6 +57,17 @@ class HttpRequest:
     body: bytes = b""
     connection: socket.socket | None = None
     query: str = ""
+    raise_if_stopped: Callable[[], None] = lambda: None
+    is_stopping: Callable[[], bool] = lambda: False
+
+    @property
+    def peer(self) -> str:
+        """The client's IP address; "" where it has none."""
+        try:
+            name = self.connection.getpeername() if self.connection else ""
+        except OSError:  # it has gone
+            return ""
+        return str(name[0]) if isinstance(name, tuple) else ""
 
 
 class ResponseWriter(Protocol):
@@ -74,8 +99,21 @@ class Application(Protocol):
     def refuse(self, error: ProxyError, response: ResponseWriter) -> None:
         """Answer what could not be read as a request."""
 
+    def adopt(self, settings: Settings) -> None:
+        """Go by new settings from the next request on; where that cannot be, raise and change nothing."""
+
     def report(self, failure: BaseException) -> None:
         """Take note of a failure that nobody caught."""
+
+
+def response_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """The head of a response, with what every one of ours has."""
+    lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}", f"server: claude-proxy/{__version__}"]
+    lines.append(f"date: {formatdate(usegmt=True)}")
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError("a header of a response holds an end of line")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1", errors="replace")
 
 
 class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
@@ -84,7 +122,8 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
     server: ProxyServer
     protocol_version = "HTTP/1.1"
     wbufsize = 0
-    timeout = 120.0  # seconds for a read or write on the client's side to make progress
+    rbufsize = 0  # `Incoming` is the buffer
+    timeout = 120.0  # seconds for one write to the client
     disable_nagle_algorithm = True  # sets TCP_NODELAY
 
     def setup(self) -> None:
@@ -92,92 +131,90 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         super().setup()
         if cork := getattr(socket, "TCP_CORK", None):
             self.connection.setsockopt(socket.IPPROTO_TCP, cork, 0)
+        self._incoming = Incoming(self.connection)
+        self._head: RequestHead | None = None
+        self.started = False
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        self.started = False
-        try:
-            if self.request_version == "HTTP/0.9":
-                raise InvalidRequest("This server speaks HTTP/1.1 and HTTP/1.0.")
-            body = self._read_body()
-        except ProxyError as error:
-            self._refuse(error)
+    def handle_one_request(self) -> None:
+        """Wait for a request, read it and have it answered; `close_connection` says whether it was the last."""
+        self.close_connection = True
+        self._head, self.started = None, False
+        connections, settings = self.server.connections, self.server.settings
+        if not connections.turn(self.connection, Phase.IDLE):
             return
-        headers: dict[str, str] = {}
-        for name, value in self.headers.items():
-            headers.setdefault(name.lower(), value)
-        path, _, query = self.path.partition("?")
-        request = HttpRequest(self.command, path, headers, body, self.connection, query)
+        if not self._incoming.await_request(settings.idle_timeout):
+            return
+        if not connections.turn(self.connection, Phase.READING):
+            return
+        with self.server.bodies.share() as taken:
+            try:
+                request = self._read(taken)
+            except ProxyError as error:
+                self._refuse(ShuttingDown() if connections.out_of_time else error)
+                return
+            except ClientGone:
+                return
+            self._answer(request)
+
+    def _read(self, taken: Callable[[int], None]) -> HttpRequest:
+        settings = self.server.settings
+        self._incoming.allow(settings.head_timeout)
+        head = read_head(self._incoming, max_bytes=settings.max_head_kb * 1024, max_headers=settings.max_headers)
+        self._head = head
+        max_body = settings.max_body_mb * 1024**2
+        check_length(head.length or 0, max_body)
+        if head.expects_continue:
+            self._write(_CONTINUE)
+        self._incoming.allow(settings.body_timeout, _BODY_RATE)
+        body = read_body(self._incoming, head, max_bytes=max_body, taken=taken)
+        connections = self.server.connections
+        connections.turn(self.connection, Phase.ANSWERING)
+        connections.raise_if_stopped()
+        return HttpRequest(
+            head.method,
+            head.path,
+            head.headers,
+            body,
+            self.connection,
+            head.query,
+            connections.raise_if_stopped,
+            lambda: connections.stopping,
+        )
+
+    def _answer(self, request: HttpRequest) -> None:
+        self.connection.settimeout(self.timeout)
+        self.close_connection = self._head is None or not self._head.keeps_alive or self.server.connections.stopping
         try:
             self.server.application(request, self)
         except ClientGone:
             self.close_connection = True
 
-    def __getattr__(self, name: str) -> Any:
-        """Take every method: which of them a path allows, the application knows."""
-        if name.startswith("do_"):
-            return self._serve
-        raise AttributeError(name)
-
-    def _read_body(self) -> bytes:
-        if self.headers.defects or self.headers.get_payload():
-            raise InvalidRequest("A line of the request's head is no header.")
-        if "transfer-encoding" in self.headers:
-            raise InvalidRequest("This server takes request bodies with a Content-Length only, not chunked ones.")
-        lengths = {length.strip() for length in self.headers.get_all("content-length", [])}
-        length = lengths.pop() if len(lengths) == 1 else "" if lengths else "0"
-        if not length.isascii() or not length.isdigit():
-            raise InvalidRequest("The Content-Length header is not one number.")
-        if len(length) > 12 or int(length) > MAX_BODY:
-            raise RequestTooLarge(
-                f"The request body is larger than {MAX_BODY // 1024**2} MB. Compact the conversation, or leave out "
-                "large attachments."
-            )
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            raise InvalidRequest("The request body is shorter than its Content-Length says.")
-        return body
-
     def _refuse(self, error: ProxyError) -> None:
         """Answer a request that was not read to its end."""
-        self.close_connection = True
-        self.request_version = "HTTP/1.1"  # for HTTP/0.9 `http.server` leaves the status line and the headers out
+        self.connection.settimeout(self.timeout)
         with contextlib.suppress(ClientGone):
             self.server.application.refuse(error, self)
-        self._drain()
-
-    def _drain(self) -> None:
-        """Read what the client still sends: closing at once would reset the connection and lose the response."""
+        # What the client still sends is read: closing at once would reset the connection and lose the response.
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
-            self.connection.settimeout(_DRAIN_SECONDS)
-            left, deadline = _DRAIN_BYTES, time.monotonic() + 4 * _DRAIN_SECONDS
-            while left > 0 and time.monotonic() < deadline and (data := self.connection.recv(65536)):
-                left -= len(data)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what `http.server` could not parse, in the form of every other error."""
-        del message, explain  # they quote the client
-        self.started = False
-        self.command = self.command or "-"
-        phrase = HTTPStatus(code).phrase.lower()
-        self._refuse(InvalidRequest(f"This is not a well-formed HTTP request: {phrase}."))
+        self._incoming.allow(_DRAIN_SECONDS, _DRAIN_RATE)
+        self._incoming.discard(_DRAIN_BYTES)
 
     # --- responses ----------------------------------------------------------------------------------------------------
 
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole response."""
-        self._send_head(status, {**headers, "content-length": str(len(body))})
-        if self.command != "HEAD":
-            self._write(body)
+        head = self._begin(status, {**headers, "content-length": str(len(body))})
+        self._write(head if self._head and self._head.method == "HEAD" else head + body)
 
     def start_stream(self, headers: Mapping[str, str]) -> None:
         """Send the head of a stream: chunked, or for HTTP/1.0 one that ends with the connection."""
-        self._chunked = self.request_version != "HTTP/1.0"
+        self._chunked = self._head is not None and self._head.minor_version > 0
         self.close_connection = self.close_connection or not self._chunked
         framing = {"transfer-encoding": "chunked"} if self._chunked else {}
-        self._send_head(200, {**headers, **framing})
+        self._write(self._begin(200, {**headers, **framing}))
 
     def send(self, event: bytes) -> None:
         """Send one event as one chunk."""
@@ -188,51 +225,91 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         if self._chunked:
             self._write(b"0\r\n\r\n")
 
-    def _send_head(self, status: int, headers: Mapping[str, str]) -> None:
+    def _begin(self, status: int, headers: Mapping[str, str]) -> bytes:
+        """The head of the response, which begins with it."""
+        self.close_connection = self.close_connection or self.server.connections.stopping
+        is_old = self._head is not None and self._head.minor_version == 0
+        connection = "close" if self.close_connection else "keep-alive" if is_old else ""
+        head = response_head(status, {**headers, "connection": connection} if connection else headers)
         self.started = True
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("connection", "close")
-        try:
-            self.end_headers()
-        except OSError as error:
-            raise ClientGone from error
+        return head
 
     def _write(self, data: bytes) -> None:
         try:
             self.wfile.write(data)
             self.wfile.flush()
         except OSError as error:
+            self.close_connection = True
             raise ClientGone from error
 
-    # --- what http.server would say by itself -------------------------------------------------------------------------
-
-    def version_string(self) -> str:
-        """The `Server` header."""
-        return f"claude-proxy/{__version__}"
+    def finish(self) -> None:
+        """Close; what has come already is read before, so that the last response is not lost to a reset."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+        self._incoming.discard_what_came()
+        super().finish()
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: the journal does."""
 
 
+class _LastWord:
+    """Takes down the one response to a connection that is not let in."""
+
+    started = False
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        framing = {"content-length": str(len(body)), "connection": "close"}
+        self.data = response_head(status, {**headers, **framing}) + body
+
+    def start_stream(self, headers: Mapping[str, str]) -> None:
+        raise NotImplementedError
+
+    def send(self, event: bytes) -> None:
+        raise NotImplementedError
+
+    def end_stream(self) -> None:
+        raise NotImplementedError
+
+
+def _bytes_of_bodies(settings: Settings) -> int:
+    return max(settings.max_bodies_mb, settings.max_body_mb) * 1024**2
+
+
 class ProxyServer(ThreadingHTTPServer):
-    """A thread for each connection."""
+    """A thread for each connection, and no more of them than there may be."""
 
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, host: str, port: int, application: Application) -> None:
+    def __init__(self, settings: Settings, application: Application) -> None:
         """Listen.
 
         Raises:
             OSError: the address cannot be listened on.
         """
         self.application = application
+        self.settings = settings
+        self.connections = Connections(settings.max_connections)
+        self.bodies = Budget(_bytes_of_bodies(settings))
+        self._parting = Parting()
+        host, port = settings.listen_host, settings.listen_port
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self.address_family = family
         super().__init__((str(address[0]), int(address[1])), UnbufferedHTTPRequestHandler)
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by new settings from the next request on; where to listen and MAX_CONNECTIONS stay as they are.
+
+        Raises:
+            SettingsError, OSError: they cannot be used; then nothing has changed.
+        """
+        self.application.adopt(settings)
+        self.settings = settings
+        self.bodies.allow(_bytes_of_bodies(settings))
 
     def server_bind(self) -> None:
         """Bind, without the look-up of the machine's own name that `HTTPServer` makes: it can take seconds."""
@@ -249,6 +326,64 @@ class ProxyServer(ThreadingHTTPServer):
         """The address to give to clients on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.server_name, self.server_name)  # noqa: S104
         return f"http://[{host}]:{self.server_port}" if ":" in host else f"http://{host}:{self.server_port}"
+
+    def stop(self, grace: float) -> int:
+        """Take no further connections, let running requests end, and close; from another thread than the serving one.
+
+        Args:
+            grace: seconds after which the requests that still run are told to try again.
+
+        Returns:
+            How many connections had to be cut without a word.
+        """
+        self.shutdown()
+        self.server_close()
+        return self.connections.stop(grace)
+
+    # --- the accepting thread: it must never wait for a client --------------------------------------------------------
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _NO_FILES:  # it stays in the queue, and without a pause the loop would spin
+                self.connections.make_room()
+                time.sleep(_BREATH)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection, or turn it away."""
+        if not self.connections.let_in(request):
+            limit = self.settings.max_connections
+            self._turn_away(
+                request, f"The proxy has its {limit} connections (MAX_CONNECTIONS) open. Try again in a few seconds."
+            )
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            self.connections.leave(request)
+            self._turn_away(request, "The system gives the proxy no further thread. Try again in a few seconds.")
+
+    def _turn_away(self, connection: socket.socket, message: str) -> None:
+        last_word = _LastWord()
+        self.application.refuse(ProxyOverloaded(message), last_word)
+        self._parting.add(connection, last_word.data)
+
+    def service_actions(self) -> None:
+        """Part from those that were turned away; called about twice a second, and after every connection."""
+        self._parting.work()
+
+    def server_close(self) -> None:
+        """Stop listening."""
+        super().server_close()
+        self._parting.close()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection whose thread ends."""
+        super().shutdown_request(request)
+        self.connections.leave(request)
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
         """Report a failure that nobody caught; a broken connection is none."""

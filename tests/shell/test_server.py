@@ -9,85 +9,19 @@ from contextlib import ExitStack
 from typing import TypeAlias
 
 import pytest
-from conftest import PATIENCE, Response, Wire, running
+from conftest import PATIENCE, Gate, Proxy, Redcap, StartProxy, eventually, message_request, running
+from sites import Answer, Site, echo, listening, stream_three
 
-from claude_proxy.core.response import error_json, to_bytes
-from claude_proxy.errors import ClientGone, ProxyError
-from claude_proxy.shell.server import (
-    MAX_BODY,
-    HttpRequest,
-    ProxyServer,
-    ResponseWriter,
-    UnbufferedHTTPRequestHandler,
-)
+from claude_proxy.errors import ClientGone
+from claude_proxy.shell.server import HttpRequest, ResponseWriter, UnbufferedHTTPRequestHandler
 
-Answer: TypeAlias = Callable[[HttpRequest, ResponseWriter], None]
-
-
-class Application:
-    """An application that answers as the test wants, and keeps what it was told."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.requests: list[HttpRequest] = []
-        self.refusals: list[ProxyError] = []
-        self.reports: list[BaseException] = []
-
-    def __call__(self, request: HttpRequest, response: ResponseWriter) -> None:
-        self.requests.append(request)
-        self.answer(request, response)
-
-    def refuse(self, error: ProxyError, response: ResponseWriter) -> None:
-        self.refusals.append(error)
-        headers = {"content-type": "application/json", "request-id": "req_1"}
-        response.respond(error.status, headers, to_bytes(error_json(error, "req_1")))
-
-    def report(self, failure: BaseException) -> None:
-        self.reports.append(failure)
-
-
-class Site:
-    """A server with its application."""
-
-    def __init__(self, server: ProxyServer, application: Application) -> None:
-        self.server = server
-        self.application = application
-
-    def connect(self) -> Wire:
-        return Wire(self.server.server_port)
-
-    def exchange(self, data: bytes) -> Response:
-        """Send bytes on a connection of their own, read a response, and see the connection close."""
-        with self.connect() as wire:
-            wire.send(data)
-            response = wire.read_response()
-            assert wire.read_to_end() == b""
-        return response
-
-
-def echo(request: HttpRequest, response: ResponseWriter) -> None:
-    response.respond(200, {"content-type": "text/plain"}, request.body or b"hello")
-
-
-def stream_three(_: HttpRequest, response: ResponseWriter) -> None:
-    response.start_stream({"content-type": "text/event-stream"})
-    for event in (b"one", b"two\r\n", b"three"):
-        response.send(event)
-    response.end_stream()
+Serve: TypeAlias = Callable[[Answer], Site]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], Site]]:
+def serve() -> Iterator[Serve]:
     with ExitStack() as stack:
-
-        def start(answer: Answer) -> Site:
-            application = Application(answer)
-            return Site(stack.enter_context(running(ProxyServer("127.0.0.1", 0, application))), application)
-
-        yield start
-
-
-Serve: TypeAlias = Callable[[Answer], Site]
+        yield lambda answer: Site(stack.enter_context(running(listening(answer))))
 
 
 # --- Nothing is held back ---------------------------------------------------------------------------------------------
@@ -164,7 +98,8 @@ def test_a_connection_serves_many_requests(serve: Serve) -> None:
 
 def test_requests_that_come_before_the_last_response_are_served_in_turn(serve: Serve) -> None:
     with serve(echo).connect() as wire:
-        wire.send(b"POST /1 HTTP/1.1\r\nContent-Length: 1\r\n\r\naPOST /2 HTTP/1.1\r\nContent-Length: 1\r\n\r\nb")
+        head = b"POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: 1\r\n\r\n"
+        wire.send(head + b"a" + head + b"b")
         assert [wire.read_response().body for _ in range(2)] == [b"a", b"b"]
 
 
@@ -181,8 +116,31 @@ def test_http_1_0_gets_no_chunks_and_its_stream_ends_with_the_connection(serve: 
         assert wire.read_to_end() == b""
 
 
+def test_http_1_0_keeps_the_connection_only_on_request(serve: Serve) -> None:
+    with serve(echo).connect() as wire:
+        for _ in range(2):
+            wire.ask("GET", "/", headers={"connection": "Keep-Alive"}, version="HTTP/1.0")
+            assert wire.read_response().headers["connection"] == "keep-alive"
+        wire.ask("GET", "/", version="HTTP/1.0")
+        assert wire.read_response().headers["connection"] == "close"
+        assert wire.read_to_end() == b""
+
+
+def test_a_later_1_x_is_taken_for_1_1(serve: Serve) -> None:
+    with serve(stream_three).connect() as wire:
+        wire.ask("GET", "/", version="HTTP/1.9")
+        assert wire.read_response().headers["transfer-encoding"] == "chunked"
+
+
+@pytest.mark.parametrize("options", ["close", "Close", "te, close", "keep-alive, close"])
+def test_close_may_stand_anywhere_in_the_connection_header(serve: Serve, options: str) -> None:
+    assert serve(echo).exchange(
+        b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: %b\r\n\r\n" % options.encode()
+    ).headers["connection"] == "close"  # fmt: skip
+
+
 def test_a_client_that_asks_for_it_is_hung_up_on(serve: Serve) -> None:
-    response = serve(echo).exchange(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    response = serve(echo).exchange(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")
     assert response.headers["connection"] == "close"
 
 
@@ -197,7 +155,8 @@ def test_head_gets_the_head_only(serve: Serve) -> None:
 def test_the_request_as_the_application_sees_it(serve: Serve) -> None:
     site = serve(echo)
     with site.connect() as wire:
-        wire.send(b"PUT /a%20b?beta=true&x HTTP/1.1\r\nX-Odd:  Yes\r\nx-odd: no\r\nContent-Length: 3\r\n\r\n\0\xff\n")
+        wire.send(b"PUT /a%20b?beta=true&x HTTP/1.1\r\nHost: proxy\r\nX-Odd:  Yes\r\nx-odd: no\r\n")
+        wire.send(b"Content-Length: 3\r\n\r\n\0\xff\n")
         assert wire.read_response().body == b"\0\xff\n"
     request = site.application.requests[0]
     assert (request.method, request.path, request.headers["x-odd"]) == ("PUT", "/a%20b", "Yes")
@@ -205,7 +164,7 @@ def test_the_request_as_the_application_sees_it(serve: Serve) -> None:
 
 def test_expect_100_continue(serve: Serve) -> None:
     with serve(echo).connect() as wire:
-        wire.send(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        wire.send(b"POST / HTTP/1.1\r\nHost: proxy\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         assert wire.read_head().status == 100
         wire.send(b"ok")
         assert wire.read_response().body == b"ok"
@@ -247,14 +206,14 @@ def test_a_client_that_goes_away_ends_its_stream_and_nothing_else(serve: Serve) 
     wire.reset()
     assert noticed.wait(PATIENCE)
     site.application.answer = echo
-    assert site.exchange(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").body == b"hello"
+    assert site.exchange(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").body == b"hello"
     assert not site.application.reports
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])
 def test_the_url_leads_to_the_server(host: str) -> None:
     try:
-        server = ProxyServer(host, 0, Application(echo))
+        server = listening(echo, listen_host=host)
     except OSError as error:
         assert host == "::1"
         pytest.skip(f"no IPv6 here: {error}")
@@ -263,96 +222,7 @@ def test_the_url_leads_to_the_server(host: str) -> None:
         socket.create_connection((name.strip("[]"), int(port)), PATIENCE).close()
 
 
-# --- Limits and refusals ----------------------------------------------------------------------------------------------
-
-# What is no request, and the status and words of the refusal.
-REFUSED: dict[str, tuple[bytes, int, str]] = {
-    "Content-Length is no number": (b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n", 400, "Content-Length"),
-    "Content-Length is negative": (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, "Content-Length"),
-    "Content-Length is a digit of Unicode": ("POST / HTTP/1.1\r\nContent-Length: ²\r\n\r\n".encode(), 400, "Length"),
-    "the body is too large": (f"POST / HTTP/1.1\r\nContent-Length: {MAX_BODY + 1}\r\n\r\n".encode(), 413, "32 MB"),
-    "the body is absurd": (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413, "32 MB"),
-    "the body is chunked": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "Content-Length"),
-    "the request line has four words": (b"GET / of HTTP/1.1\r\n\r\n", 400, "well-formed"),
-    "a header line is too long": (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", 400, "well-formed"),
-    "there are too many headers": (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 200 + b"\r\n", 400, "well-formed"),
-    "the target is too long": (b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\n\r\n", 400, "well-formed"),
-}
-# `http.server` takes these for HTTP/0.9, which has no head.
-TAKEN_FOR_0_9: dict[str, bytes] = {
-    "one word": b"nonsense\r\n\r\n",
-    "no version": b"POST /\r\n\r\n",
-    "a version that is none": b"GET / HTTP/x\r\n\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("fault", REFUSED)
-def test_what_is_no_request_is_refused_in_the_envelope(serve: Serve, fault: str) -> None:
-    data, status, words = REFUSED[fault]
-    site = serve(echo)
-    response = site.exchange(data)
-    assert response.error[0] == status
-    assert words in response.error[2]
-    assert response.headers["connection"] == "close"
-    assert not site.application.requests
-
-
-@pytest.mark.parametrize("fault", TAKEN_FOR_0_9)
-def test_a_malformed_request_line_is_refused_in_the_envelope(serve: Serve, fault: str) -> None:
-    response = serve(echo).exchange(TAKEN_FOR_0_9[fault])
-    assert response.error[:2] == (400, "invalid_request_error")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"GET / HTTP/1.1\r\nContent-Length: patient-7\r\n\r\n",
-        b"GET /patient-7 patient-7 HTTP/1.1\r\n\r\n",
-        b"patient-7\r\n\r\n",
-    ],
-)
-def test_a_refusal_does_not_quote_the_client(serve: Serve, data: bytes) -> None:
-    assert b"patient-7" not in serve(echo).exchange(data).body
-
-
-def test_a_body_that_is_cut_short_is_refused(serve: Serve) -> None:
-    site = serve(echo)
-    with site.connect() as wire:
-        wire.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
-        wire.socket.shutdown(socket.SHUT_WR)
-        assert "shorter" in wire.read_response().error[2]
-    assert not site.application.requests
-
-
-def test_a_body_of_just_32_mb_is_taken(serve: Serve) -> None:
-    sizes: list[int] = []
-
-    def measure(request: HttpRequest, response: ResponseWriter) -> None:
-        sizes.append(len(request.body))
-        response.respond(200, {}, b"")
-
-    with serve(measure).connect() as wire:
-        wire.ask("POST", "/", bytes(MAX_BODY))
-        assert wire.read_response().status == 200
-    assert sizes == [MAX_BODY]
-
-
-def test_who_sends_everything_before_reading_gets_the_413(serve: Serve) -> None:
-    """A server that closes with unread bytes before it resets the connection, and takes its own response back."""
-    with serve(echo).connect() as wire:
-        wire.ask("POST", "/", bytes(MAX_BODY + 1))
-        assert wire.read_response().error[:2] == (413, "request_too_large")
-        assert wire.read_to_end() == b""
-
-
-def test_who_sends_a_chunked_body_before_reading_gets_the_refusal(serve: Serve) -> None:
-    with serve(echo).connect() as wire:
-        wire.send(
-            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n800000\r\n" + bytes(0x800000) + b"\r\n0\r\n\r\n"
-        )
-        assert wire.read_response().error[0] == 400
+# --- What the application gets, and what it is spared -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"])
@@ -365,7 +235,7 @@ def test_every_method_reaches_the_application(serve: Serve, method: str) -> None
 
 
 def test_every_response_names_the_server_and_the_date_once(serve: Serve) -> None:
-    response = serve(echo).exchange(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    response = serve(echo).exchange(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")
     assert response.headers["server"].startswith("claude-proxy/")
     assert response.headers["date"].endswith("GMT")
 
@@ -378,6 +248,47 @@ def test_a_failure_that_nobody_caught_is_reported_and_the_server_lives(serve: Se
     with site.connect() as wire:
         wire.ask("GET", "/")
         assert wire.read_to_end() == b""
-    assert [type(failure) for failure in site.application.reports] == [ValueError]
+    eventually(lambda: [type(failure) for failure in site.application.reports] == [ValueError])
     site.application.answer = echo
-    assert site.exchange(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").status == 200
+    assert site.exchange(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n").status == 200
+
+
+# --- With the real application ----------------------------------------------------------------------------------------
+
+
+def test_a_further_request_is_no_going_away_and_is_answered_in_turn(redcap: Redcap, proxy: Proxy) -> None:
+    gate = Gate("first")
+    redcap.queue(gate, "second", "third")
+    with proxy.connect() as wire:
+        for _ in range(2):  # the second comes with the first …
+            wire.ask("POST", "/v1/messages", message_request(), proxy.credential)
+        assert gate.reached.wait(PATIENCE)
+        wire.ask("POST", "/v1/messages", message_request(), proxy.credential)  # … and the third while it waits
+        assert wire.is_silent(0.3)
+        gate.open()
+        answers = [wire.read_response().message["content"][0]["text"] for _ in range(3)]
+    assert answers == ["first", "second", "third"]
+
+
+FORGERIES = (
+    b"GET /\r\n2026-01-01T00:00:00.000+00:00 INFO request status=200\r\n\r\n",
+    b"GET /\x1b[2J HTTP/1.1\r\nHost: proxy\r\n\r\n",
+    b"\x1b[31mGET / HTTP/1.1\r\nHost: proxy\r\n\r\n",
+    b"GET /%0aINFO%20request%1b[2J HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n",
+    b"INFO|request /v1/messages HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n",
+    b"GET /v1/models/%0aINFO%1b HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\nX-Api-Key: INFO\xff\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: proxy\r\nX: \x1b[2J\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: \xe2\x80\xa8INFO\r\nConnection: close\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_client_can_forge_a_line_of_the_journal(start_proxy: StartProxy, log_format: str) -> None:
+    proxy = start_proxy(log_format=log_format)
+    for data in FORGERIES:
+        with proxy.connect() as wire:
+            wire.send(data)
+            wire.read_to_end()
+    eventually(lambda: proxy.journal.count("\n") == len(FORGERIES))
+    assert all(character.isprintable() and character.isascii() for character in proxy.journal.replace("\n", ""))
+    assert not any(word in proxy.journal for word in ("2026-01-01", "INFO|", "INFO%", "[2J", "[31m"))

@@ -1,0 +1,248 @@
+"""The clients' connections: how many there may be, what each is about, and how all of them end."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from claude_proxy.errors import ProxyOverloaded, ShuttingDown
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
+
+_FAREWELL_SECONDS = 5.0  # for the last words after the time of grace
+_FILES_PER_CONNECTION = 2  # the client's, and REDCap's
+_OTHER_FILES = 64
+_PARTING_SECONDS = 2.0
+_MAX_PARTING = 256
+
+
+class Phase(enum.Enum):
+    """What a connection is about."""
+
+    IDLE = enum.auto()
+    READING = enum.auto()
+    ANSWERING = enum.auto()
+
+
+class Connections:
+    """All connections that were let in, each served by a thread of its own."""
+
+    def __init__(self, limit: int) -> None:
+        """Begin without any; there may be `limit` at once."""
+        self._limit = limit
+        self._phases: dict[socket.socket, Phase] = {}  # in the order of the last change
+        self._changed = threading.Condition()
+        self._stopping = self._out_of_time = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further request is taken."""
+        return self._stopping
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether running requests must end now."""
+        return self._out_of_time
+
+    def __len__(self) -> int:
+        return len(self._phases)
+
+    def let_in(self, connection: socket.socket) -> bool:
+        """Take a new connection, if need be in place of the one that has been idle for longest."""
+        with self._changed:
+            if self._stopping or (len(self._phases) >= self._limit and not self._hang_up(Phase.IDLE, most=1)):
+                return False
+            self._phases[connection] = Phase.IDLE
+            return True
+
+    def turn(self, connection: socket.socket, phase: Phase) -> bool:
+        """Note what a connection is about now; False where it must end instead, without a word."""
+        with self._changed:
+            if self._phases.pop(connection, None) is None:
+                return False
+            self._phases[connection] = phase
+            return not (self._stopping and phase is Phase.IDLE)
+
+    def leave(self, connection: socket.socket) -> None:
+        """Forget a connection that is closed."""
+        with self._changed:
+            self._phases.pop(connection, None)
+            self._changed.notify_all()
+
+    def make_room(self) -> None:
+        """Hang up on the connection that has been idle for longest, if there is one."""
+        with self._changed:
+            self._hang_up(Phase.IDLE, most=1)
+
+    def raise_if_stopped(self) -> None:
+        """Say whether a request must end now.
+
+        Raises:
+            ShuttingDown: the proxy is being stopped, and the time of grace has passed.
+        """
+        if self._out_of_time:
+            raise ShuttingDown
+
+    def stop(self, grace: float) -> int:
+        """End all: the idle at once, the others when they have been answered.
+
+        Args:
+            grace: seconds after which those that are still not answered are told so.
+
+        Returns:
+            How many could not even be told.
+        """
+        with self._changed:
+            self._stopping = True
+            self._hang_up(Phase.IDLE)
+            self._changed.wait_for(lambda: not self._phases, grace)
+            self._out_of_time = True
+            for connection, phase in self._phases.items():
+                if phase is Phase.READING:  # wakes its thread, which tells the client
+                    _shut(connection, socket.SHUT_RD)
+            self._changed.wait_for(lambda: not self._phases, _FAREWELL_SECONDS)
+            return len(self._phases)
+
+    def _hang_up(self, phase: Phase, most: int | None = None) -> int:
+        """Wake the threads of connections so that they end; how many. The thread of one has no say any more."""
+        chosen = [connection for connection, its in self._phases.items() if its is phase][:most]
+        for connection in chosen:
+            del self._phases[connection]
+            _shut(connection, socket.SHUT_RDWR)
+        return len(chosen)
+
+
+class Budget:
+    """Memory for the bodies of all requests that are being served."""
+
+    def __init__(self, most: int) -> None:
+        """Begin with nothing taken of `most` bytes."""
+        self._most = most
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    @property
+    def taken(self) -> int:
+        """Bytes that are held at present."""
+        return self._taken
+
+    def allow(self, most: int) -> None:
+        """Change the bound; what is taken already stays taken."""
+        with self._lock:
+            self._most = most
+
+    def share(self) -> Share:
+        """What one request takes, from `with` to the end of its block."""
+        return Share(self)
+
+    def take(self, count: int) -> bool:
+        """Take bytes, or give them back where `count` is negative; False, and nothing taken, if they are too many."""
+        with self._lock:
+            if count > 0 and self._taken + count > self._most:
+                return False
+            self._taken += count
+            return True
+
+
+class Share:
+    """One request's share of a `Budget`."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._take
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.take(-self._taken)
+
+    def _take(self, count: int) -> None:
+        if not self._budget.take(count):
+            raise ProxyOverloaded(
+                "The requests that the proxy serves at present are too large together (MAX_BODIES_MB). Try again in a "
+                "few seconds."
+            )
+        self._taken += count
+
+
+class Parting:
+    """Connections that were not let in: each has got its last word, and time to hear it.
+
+    A connection that is closed while unread bytes wait is reset, and the client loses the response. So the accepting
+    thread keeps it for a moment, reading what comes, and never waits.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without any; `clock` gives seconds, from any start."""
+        self._clock = clock
+        self._leaving: dict[socket.socket, float] = {}
+
+    def add(self, connection: socket.socket, last_word: bytes) -> None:
+        """Say the last word, and part."""
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            connection.send(last_word)  # the buffer of a new connection takes it whole
+        _shut(connection, socket.SHUT_WR)
+        self._leaving[connection] = self._clock() + _PARTING_SECONDS
+        if len(self._leaving) > _MAX_PARTING:
+            self._close(next(iter(self._leaving)))
+
+    def work(self) -> None:
+        """Read what has come, and close what is finished; to be called every now and then."""
+        for connection, deadline in list(self._leaving.items()):
+            if self._clock() >= deadline or _has_ended(connection):
+                self._close(connection)
+
+    def close(self) -> None:
+        """Close all."""
+        for connection in list(self._leaving):
+            self._close(connection)
+
+    def _close(self, connection: socket.socket) -> None:
+        del self._leaving[connection]
+        connection.close()
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    try:
+        for _ in range(16):  # a client that sends without end must not keep the others waiting
+            if not connection.recv(65536):
+                return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _shut(connection: socket.socket, how: int) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(how)
+
+
+def allow_files(connections: int) -> int:
+    """Raise this process's limit of open files, as far as it may, for so many connections.
+
+    Returns:
+        How many connections it is enough for, at most `connections`.
+    """
+    if resource is None:
+        return connections
+    wanted = connections * _FILES_PER_CONNECTION + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, (soft - _OTHER_FILES) // _FILES_PER_CONNECTION))
