@@ -1,7 +1,9 @@
-"""What happened, without content: one line for each request on standard error.
+"""What happened, without content: a line for each request on standard error, and a memory of the last of them.
 
-A `Record` has no field that could hold a prompt, a reply, a file name or a credential, so no line can. Routes are the
-table's own names, not the client's path; the alias is recorded, not the client's model name.
+A `Record` has no field that could hold a prompt, a reply, a file name or a credential, so no line, page or metric made
+from it can. Routes are the table's own names, not the client's path; the alias is recorded, and the client's name for
+the model only where it is one of the table's. The memory is bounded: what runs, the last hundred, an hour of minutes,
+and sums whose labels come from closed sets. Who wants to see it takes a `Snapshot`, which nothing changes any more.
 """
 
 from __future__ import annotations
@@ -10,12 +12,34 @@ import json
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Literal, TextIO, TypeAlias
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 _LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+Phase: TypeAlias = Literal["preparing", "waiting for a turn", "asking", "asking again", "answering"]
+
+UNMAPPED = "(unmapped)"
+"""The alias of a record whose alias would be the client's own text."""
+
+MESSAGES = "POST /v1/messages"
+CLIENT_CLOSED_REQUEST = 499
+BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
+"""Upper bounds of the histograms, in seconds: a model takes from half a second to many minutes."""
+
+KEPT = 100
+MINUTES = 60
+_MOST_ALIASES = 200  # a configured table has a handful; the bound is for one that is made by a program
+# Failures that come from REDCap or the model. A refused token and a 413 do only after the alias was chosen.
+_UPSTREAM = frozenset(
+    {"UpstreamUnreachable", "UpstreamMisconfigured", "UpstreamTimeout", "RateLimited", "ModelOverloaded"}
+    | {"ModelNeverAnswered", "InvalidDocument", "AuthenticationFailed", "RequestTooLarge"}
+)
 
 
 @dataclass
@@ -24,8 +48,12 @@ class Record:
 
     Attributes:
         request_id: as the client was told it.
+        session: Claude Code's id of the session, if the client sent one.
+        agent: Claude Code's id of the agent within it, likewise.
+        trace_id: the W3C trace that the request belongs to, likewise.
         route: the name of the route, such as `POST /v1/messages`.
         status: the HTTP status; 499 for a client that went away.
+        model: the client's name for the model, where it is one of the table's.
         alias: the SecureChatAI alias that was asked.
         stream: whether the response streams.
         input_tokens: as reported to the client.
@@ -34,6 +62,8 @@ class Record:
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
         slips: in how many edits a slip of the pen was mended.
+        ignored: how many fields, keys and betas of the request were let pass unread.
+        mended: how many of its calls had no result, or results no call.
         second_ask_error: the class of the failure that ended the asking again.
         stop_reason: as reported to the client.
         error: the class of the failure.
@@ -42,8 +72,12 @@ class Record:
     """
 
     request_id: str
+    session: str | None = None
+    agent: str | None = None
+    trace_id: str | None = None
     route: str = "-"
     status: int = 0
+    model: str | None = None
     alias: str | None = None
     stream: bool | None = None
     input_tokens: int | None = None
@@ -52,29 +86,301 @@ class Record:
     repairs: int | None = None
     continuations: int | None = None
     slips: int | None = None
+    ignored: int | None = None
+    mended: int | None = None
     second_ask_error: str | None = None
     stop_reason: str | None = None
     error: str | None = None
     first_byte: float | None = None
     seconds: float = 0.0
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the client got an error, be it behind a status of 200; one that left has not."""
+        return self.status != CLIENT_CLOSED_REQUEST and (self.status >= 400 or self.error is not None)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it is a probe or a look at the proxy that succeeded: of interest only when debugging."""
+        return self.status < 400 and not self.route.startswith("POST")
+
+
+# --- what can be seen -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Running:
+    """A request for a message that is being answered. Times are Unix seconds, here and below."""
+
+    request_id: str
+    since: float
+    model: str | None
+    alias: str | None
+    stream: bool
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A request that was answered; the attributes are those of `Record`."""
+
+    at: float
+    request_id: str
+    route: str
+    status: int
+    model: str | None
+    alias: str | None
+    stream: bool | None
+    input_tokens: int | None
+    output_tokens: int | None
+    calls: int | None
+    repairs: int | None
+    continuations: int | None
+    error: str | None
+    first_byte: float | None
+    seconds: float
+    has_failed: bool
+
+
+@dataclass(frozen=True)
+class Minute:
+    """What ended in one minute. Only requests for messages count, and the seconds only of those that were answered."""
+
+    begins: float
+    requests: int = 0
+    answered: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def average(self) -> float:
+        """Seconds that an answer took on average."""
+        return self.seconds / max(self.answered, 1)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values fell up to each bound of `BUCKETS` and above the one before; the last are those above all."""
+
+    counts: tuple[int, ...] = (0,) * (len(BUCKETS) + 1)
+    total: float = 0.0
+
+    def __add__(self, value: float) -> Histogram:
+        counts = list(self.counts)
+        counts[bisect_left(BUCKETS, value)] += 1
+        return Histogram(tuple(counts), self.total + value)
+
+
+Requests: TypeAlias = tuple[str, int, str]  # route, status, alias; an alias that there is not is ""
+Times: TypeAlias = tuple[str, str]  # route, alias
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums since the start."""
+
+    requests: Mapping[Requests, int]
+    durations: Mapping[Times, Histogram]
+    first_bytes: Mapping[Times, Histogram]
+    input_tokens: Mapping[str, int]
+    output_tokens: Mapping[str, int]
+    calls: Mapping[str, int]
+    repairs: Mapping[str, int]
+    continuations: Mapping[str, int]
+    slips: Mapping[str, int]
+    upstream_failures: Mapping[str, int]
+    disconnects: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the journal knows at one moment; `revision` tells whether two of them differ."""
+
+    revision: int
+    now: float
+    started: float
+    running: tuple[Running, ...]
+    finished: tuple[Finished, ...]
+    minutes: tuple[Minute, ...]
+    totals: Totals
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a turn to call REDCap."""
+        return sum(each.phase == "waiting for a turn" for each in self.running)
+
+
+# --- the memory -------------------------------------------------------------------------------------------------------
+
+_SUMS = ("input_tokens", "output_tokens", "calls", "repairs", "continuations", "slips")
+_FINISHED = tuple(each.name for each in fields(Finished) if each.name != "at")
+
+
+@dataclass
+class _Memory:
+    """What the journal keeps; its lock is held for each change and each look, and for nothing that can wait."""
+
+    started: float
+    revision: int = 0
+    running: dict[str, tuple[Record, Running]] = field(default_factory=dict)
+    finished: deque[Finished] = field(default_factory=lambda: deque(maxlen=KEPT))
+    minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=MINUTES))
+    requests: Counter[Requests] = field(default_factory=Counter)
+    durations: dict[Times, Histogram] = field(default_factory=dict)
+    first_bytes: dict[Times, Histogram] = field(default_factory=dict)
+    sums: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _SUMS})
+    upstream_failures: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(sorted(_UPSTREAM), 0)))
+    disconnects: int = 0
+    aliases: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def finish(self, record: Record, now: float) -> None:
+        """Remember a request that has been answered."""
+        alias = self._label(record.alias)
+        self.requests[record.route, record.status, alias] += 1
+        self.disconnects += record.status == CLIENT_CLOSED_REQUEST
+        if not record.is_quiet:
+            times = (record.route, alias)
+            self.durations[times] = self.durations.get(times, Histogram()) + record.seconds
+            if record.first_byte is not None:
+                self.first_bytes[times] = self.first_bytes.get(times, Histogram()) + record.first_byte
+            values = {name: getattr(record, name) for name in _FINISHED}
+            self.finished.appendleft(Finished(now, **values))
+        for name, sums in self.sums.items():
+            if amount := getattr(record, name):
+                sums[alias] += amount
+        if record.alias is not None:
+            failures = {record.error, record.second_ask_error} & _UPSTREAM
+            self.upstream_failures.update(failure for failure in failures if failure)
+        if record.route == MESSAGES:
+            self._note_minute(record, now)
+
+    def _label(self, alias: str | None) -> str:
+        if alias is None:
+            return ""
+        if alias == UNMAPPED or (alias not in self.aliases and len(self.aliases) >= _MOST_ALIASES):
+            return "other"
+        self.aliases.add(alias)
+        return alias
+
+    def _note_minute(self, record: Record, now: float) -> None:
+        begins = now - now % 60
+        if not self.minutes or begins > self.minutes[-1].begins:
+            self.minutes.append(Minute(begins))
+        minute = self.minutes[-1]  # the last one still where the clock was put back
+        is_answered = record.error is None and record.status < 400
+        seconds = record.seconds if is_answered else 0.0
+        self.minutes[-1] = replace(
+            minute,
+            requests=minute.requests + 1,
+            answered=minute.answered + is_answered,
+            failures=minute.failures + record.has_failed,
+            seconds=minute.seconds + seconds,
+            longest=max(minute.longest, seconds),
+            input_tokens=minute.input_tokens + (record.input_tokens or 0),
+            output_tokens=minute.output_tokens + (record.output_tokens or 0),
+        )
+
+    def last_hour(self, now: float) -> tuple[Minute, ...]:
+        """The last minutes without a gap, the running one at the end."""
+        known = {minute.begins: minute for minute in self.minutes}
+        running = now - now % 60
+        begins = (running - 60 * back for back in reversed(range(MINUTES)))
+        return tuple(known.get(each, Minute(each)) for each in begins)
+
+    def totals(self) -> Totals:
+        """A copy of the sums."""
+        sums = {name: dict(counts) for name, counts in self.sums.items()}
+        return Totals(
+            requests=dict(self.requests),
+            durations=dict(self.durations),
+            first_bytes=dict(self.first_bytes),
+            upstream_failures=dict(self.upstream_failures),
+            disconnects=self.disconnects,
+            **sums,
+        )
+
 
 class Journal:
-    """Writes records and notices as lines of text or of JSON."""
+    """Writes records and notices as lines of text or of JSON, and remembers the last of them."""
 
-    def __init__(self, level: str = "info", form: str = "text", out: TextIO | None = None) -> None:
-        """Write to `out` (standard error) what is at least of a level, in `text` or `json` form."""
-        self._least = _LEVELS.index(level) if level in _LEVELS else 0
+    def __init__(
+        self,
+        level: str = "info",
+        form: str = "text",
+        out: TextIO | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Write to `out` (standard error) what is at least of a level, in `text` or `json` form.
+
+        Args:
+            level: `debug`, `info`, `warning` or `error`.
+            form: `text` or `json`.
+            out: where the lines go.
+            clock: Unix seconds.
+        """
+        self.set_level(level)
         self._form = form
         self._out = out or sys.stderr
+        self._clock = clock
         self._lock = threading.Lock()
+        self._memory = _Memory(clock())
+
+    def set_level(self, level: str) -> None:
+        """Write from now on what is at least of a level."""
+        self._least = _LEVELS.index(level) if level in _LEVELS else 0
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def begin(self, record: Record) -> None:
+        """Remember that a request for a message is being answered, until its line is written."""
+        running = Running(record.request_id, self._clock(), None, None, stream=False, phase="preparing")
+        with self._memory.lock:
+            self._memory.running[record.request_id] = (record, running)
+            self._memory.revision += 1
+
+    def turn(self, request_id: str, phase: Phase) -> None:
+        """Note what a running request has come to."""
+        with self._memory.lock:
+            if found := self._memory.running.get(request_id):
+                record, running = found
+                self._memory.running[request_id] = (record, replace(running, phase=phase))
+                self._memory.revision += 1
 
     def request(self, record: Record) -> None:
-        """Write the line of a finished request; probes that succeed are of interest only when debugging."""
-        quiet = record.status < 400 and not record.route.startswith("POST")
-        level: Level = "warning" if record.status >= 500 else "debug" if quiet else "info"
-        fields = {key: value for key, value in asdict(record).items() if value is not None}
-        self._write(level, "request", fields)
+        """Write the line of a finished request, and remember it."""
+        now = self._clock()
+        with self._memory.lock:
+            self._memory.running.pop(record.request_id, None)
+            self._memory.finish(record, now)
+            self._memory.revision += not record.is_quiet
+        level: Level = "warning" if record.status >= 500 else "debug" if record.is_quiet else "info"
+        own = {key: value for key, value in asdict(record).items() if value is not None}
+        self._write(level, "request", own)
+
+    def snapshot(self) -> Snapshot:
+        """What is known now."""
+        now, memory = self._clock(), self._memory
+        with memory.lock:
+            running = tuple(
+                replace(each, model=record.model, alias=record.alias, stream=bool(record.stream))
+                for record, each in memory.running.values()
+            )
+            return Snapshot(
+                revision=memory.revision,
+                now=now,
+                started=memory.started,
+                running=running,
+                finished=tuple(memory.finished),
+                minutes=memory.last_hour(now),
+                totals=memory.totals(),
+            )
+
+    # --- lines --------------------------------------------------------------------------------------------------------
 
     def notice(self, level: Level, event: str, **fields: str | float) -> None:
         """Write a line that belongs to no request."""

@@ -1,0 +1,481 @@
+"""A journal's snapshot as a page: one self-contained document, and what keeps it up to date.
+
+The page is cut into parts. `render` puts all of them into the template; a `Feed` sends those that have changed to the
+page that is already there. So the page is whole without JavaScript, and the script has nothing to know but ids. The
+policy in `HEADERS` lets run just the style and the script of the template, by their hashes, and reach nobody else.
+
+Who may look is decided here, too. Whoever knows the token may. Without it, this machine's own users may, if they ask
+for this machine by its name: a site that has had its name point to this machine (DNS rebinding) sends its own name in
+`Host`. A reverse proxy on this machine speaks for others; what it adds to a request gives it away.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from importlib import resources
+from urllib.parse import urlsplit
+
+from claude_proxy import __version__
+from claude_proxy.configuration import DEFAULT_SERVER
+from claude_proxy.core.health import Health
+from claude_proxy.core.models import choose_alias, label, offered_models
+from claude_proxy.settings import Settings, is_loopback
+from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, Finished, Minute, Running, Snapshot
+
+_SIGN_OF_LIFE = 15.0  # seconds after which a feed says something even if there is nothing new
+_EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names nobody in particular
+
+
+# --- who may look -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why somebody may not look.
+
+    Attributes:
+        status: 401 where the token would help, else 403.
+        sentence: for the person.
+    """
+
+    status: int
+    sentence: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What makes a browser ask for the token."""
+        asks = {"www-authenticate": 'Basic realm="claude-proxy: the REDCap token as password", charset="UTF-8"'}
+        return asks if self.status == 401 else {}
+
+
+def refusal(headers: Mapping[str, str], peer: str, settings: Settings) -> Refusal | None:
+    """Why a client may not look; None if it may.
+
+    Args:
+        headers: of its request.
+        peer: its IP address, or "".
+        settings: of the proxy.
+    """
+    own = settings.redcap_api_token
+    if own and any(hmac.compare_digest(each.encode(), own.reveal().encode()) for each in _offered(headers)):
+        return None
+    is_local = is_loopback(peer) and not headers.keys() & {"forwarded", "x-forwarded-for", "x-real-ip", "via"}
+    if not is_local:
+        if own:
+            return Refusal(401, "The status is shown to whoever knows the REDCap token of this proxy.")
+        return Refusal(403, "The status is shown to users of the machine on which the proxy runs.")
+    if not _names_this_machine(headers.get("host", ""), settings.listen_host):
+        return Refusal(403, "The status is shown at the address of this machine only, such as http://127.0.0.1.")
+    is_other_site = headers.get("sec-fetch-site") in {"cross-site", "same-site"}
+    if is_other_site and headers.get("sec-fetch-mode") != "navigate":
+        return Refusal(403, "The status is not shown to other sites.")
+    return None
+
+
+def _offered(headers: Mapping[str, str]) -> list[str]:
+    """The credentials that a request carries: a bearer token, the password of a browser, an `x-api-key`."""
+    scheme, _, text = headers.get("authorization", "").partition(" ")
+    credential = text.strip() if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "basic":
+        try:
+            credential = base64.b64decode(text, validate=True).decode().partition(":")[2]
+        except ValueError:
+            credential = ""
+    return [each for each in (credential, headers.get("x-api-key", "").strip()) if each]
+
+
+def _names_this_machine(host: str, listen_host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(name) or (name == listen_host.lower() and name not in _EVERY_ADDRESS)
+
+
+# --- what is shown besides the snapshot -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AliasHealth:
+    """An alias of the table: the model names that lead to it, and how it fares."""
+
+    name: str
+    models: tuple[str, ...]
+    health: Health
+    answered_at: float | None  # Unix seconds
+
+
+@dataclass(frozen=True)
+class Site:
+    """What runs here: the host of REDCap, and the aliases."""
+
+    redcap: str
+    aliases: tuple[AliasHealth, ...]
+
+
+def describe_site(settings: Settings, health: Callable[[str], Health], *, now: float, monotonic: float) -> Site:
+    """What runs here, from the settings and what is known of each alias.
+
+    Args:
+        settings: of the proxy.
+        health: of an alias.
+        now: Unix seconds.
+        monotonic: the same moment on the clock of `Health`.
+    """
+    models: dict[str, list[str]] = {}
+    for name in offered_models(settings.model_map):
+        models.setdefault(choose_alias(name, *settings.model_rules).label, []).append(name)
+    for pattern, alias in settings.model_map.items():
+        its_label = label(alias, settings.model_servers.get(pattern, DEFAULT_SERVER))
+        if pattern not in models.setdefault(its_label, []):
+            models[its_label].append(pattern)
+    aliases = []
+    for alias, names in models.items():
+        known = health(alias)
+        answered_at = None if known.answered_at is None else now - (monotonic - known.answered_at)
+        aliases.append(AliasHealth(alias, tuple(names), known, answered_at))
+    return Site(urlsplit(settings.redcap_api_url).netloc, tuple(aliases))
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _template() -> str:
+    return resources.files(__package__ or "").joinpath("status_page.html").read_text(encoding="utf-8")
+
+
+def _hash(element: str) -> str:
+    """The hash that lets an inline element of the template pass the policy."""
+    found = re.search(f"<{element}>(.*?)</{element}>", _template(), re.DOTALL)
+    text = found[1] if found else ""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@functools.cache
+def headers() -> Mapping[str, str]:
+    """The response headers of the page."""
+    policy = {
+        "default-src": "'none'",
+        "style-src": _hash("style"),
+        "script-src": _hash("script"),
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "content-type": "text/html; charset=utf-8",
+        "cache-control": "no-store",
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def render(site: Site, snapshot: Snapshot) -> bytes:
+    """The whole page."""
+    values = {**parts(site, snapshot), "started": _start(snapshot)}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _template()).encode()
+
+
+def render_refusal(refusal: Refusal) -> bytes:
+    """A page of one sentence, in the style of the other."""
+    head, _, _ = _template().partition("</head>")
+    body = f"<body>\n<main><h1>claude-proxy</h1>\n<p>{escape(refusal.sentence)}</p></main>\n</body>\n</html>\n"
+    return f"{head}</head>\n{body}".encode()
+
+
+class Feed:
+    """What one page that is open is sent: first all its parts, then those that have changed."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+        self._last: float | None = None
+
+    def next(self, site: Site, snapshot: Snapshot) -> bytes:
+        """The event that is due now, or nothing."""
+        values = {**parts(site, snapshot), "start": _start(snapshot), "news": _news(snapshot)}
+        changed = {name: value for name, value in values.items() if self._shown.get(name) != value}
+        if changed:
+            self._shown, self._last = values, snapshot.now
+            return f"event: update\ndata: {json.dumps(changed)}\n\n".encode()
+        if self._last is not None and snapshot.now - self._last >= _SIGN_OF_LIFE:
+            self._last = snapshot.now
+            return b": alive\n\n"
+        return b""
+
+
+def _start(snapshot: Snapshot) -> str:
+    """Tells one run of the proxy from the next, whose page may be another."""
+    return f"{__version__} {snapshot.started:.3f}"
+
+
+def _news(snapshot: Snapshot) -> str:
+    """For those who hear the page."""
+    answered, failures = _finished(snapshot)
+    running = len(snapshot.running)
+    return f"In the last hour {answered + failures} requests ended, {failures} of them failed; {running} in flight."
+
+
+# --- its parts --------------------------------------------------------------------------------------------------------
+
+
+def parts(site: Site, snapshot: Snapshot) -> dict[str, str]:
+    """The parts of the page, as HTML, by the id of the element that holds each."""
+    return {
+        "about": _about(site, snapshot),
+        "figures": _figures(snapshot),
+        "charts": _charts(snapshot.minutes),
+        "running": _running(snapshot),
+        "aliases": _aliases(site),
+        "finished": _requests(snapshot.finished),
+    }
+
+
+def _about(site: Site, snapshot: Snapshot) -> str:
+    since = datetime.fromtimestamp(snapshot.started).astimezone()
+    up = f'<time datetime="{since.isoformat(timespec="seconds")}">{_ago(snapshot.now - snapshot.started)}</time>'
+    return f"{escape(__version__)} · REDCap at <strong>{escape(site.redcap)}</strong> · up {up}"
+
+
+def _finished(snapshot: Snapshot) -> tuple[int, int]:
+    """How many requests for messages ended well, and how many did not, in the last hour."""
+    return sum(each.answered for each in snapshot.minutes), sum(each.failures for each in snapshot.minutes)
+
+
+def _figures(snapshot: Snapshot) -> str:
+    answered, failures = _finished(snapshot)
+    seconds = sum(each.seconds for each in snapshot.minutes)
+    totals = snapshot.totals
+    figures = {
+        "In flight": f"{len(snapshot.running)} <small>{snapshot.waiting or 'none'} waiting</small>",
+        "Answered": f"{answered} <small>last hour</small>",
+        "Failed": f'<span class="bad">{failures}</span> <small>last hour</small>' if failures else "0",
+        "Average time": seconds_text(seconds / answered) if answered else "–",
+        "Tokens read in all": _large(sum(totals.input_tokens.values())),
+        "Tokens written in all": _large(sum(totals.output_tokens.values())),
+    }
+    return "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in figures.items())
+
+
+def _running(snapshot: Snapshot) -> str:
+    rows = [
+        _row(
+            _time(each.since),
+            _cell("Model", _model(each), "l m"),
+            _cell("Phase", each.phase, "l"),
+            _cell("Stream", "stream" if each.stream else "", "l"),
+            _cell("For", seconds_text(max(snapshot.now - each.since, 0.0), whole=True), "n"),
+        )
+        for each in snapshot.running
+    ]
+    columns = ("Since", "Model → alias", "Phase", "Stream", "For")
+    return (
+        _table("Requests that are being answered", columns, rows, left=4, is_plain=True)
+        or '<p class="none">Nothing at the moment.</p>'
+    )
+
+
+def _aliases(site: Site) -> str:
+    rows = []
+    for each in site.aliases:
+        failures = each.health.failures
+        state = "not asked yet" if not failures else "has not answered"
+        if each.answered_at is not None:
+            state = "answers" if not failures else "answered before"
+        kind = "bad" if failures else "good" if each.answered_at is not None else ""
+        rows.append(
+            _row(
+                f'<th scope="row" class="l n"><b>{escape(each.name)}</b></th>',
+                _cell("Model", escape(", ".join(each.models)), "l m"),
+                _cell("State", state, f"l {kind}"),
+                _cell("Last answer", "" if each.answered_at is None else _clock(each.answered_at), "n"),
+                _cell("Latency", seconds_text(each.health.latency) if each.health.has_answered else "", "n"),
+                _cell("Failures in a row", _count(failures)),
+            )
+        )
+    columns = ("Alias", "Model names", "State", "Last answer", "Latency", "Failures in a row")
+    return _table("SecureChatAI's names for models, and how they fare", columns, rows, left=3, is_plain=True)
+
+
+def _requests(finished: Sequence[Finished]) -> str:
+    rows = [
+        _row(
+            _time(each.at),
+            _cell("Model", _model(each), "l m"),
+            _status(each),
+            _cell("Duration", seconds_text(each.seconds), "n"),
+            _cell("First byte", "" if each.first_byte is None else seconds_text(each.first_byte), "n"),
+            _cell("Tokens in", _count(each.input_tokens)),
+            _cell("Tokens out", _count(each.output_tokens)),
+            _cell("Calls", _count(each.calls)),
+            _cell("Repairs", _count(each.repairs)),
+            _cell("Continued", _count(each.continuations)),
+        )
+        for each in finished
+    ]
+    columns = (
+        "Time",
+        "Model → alias",
+        "Status",
+        "Duration",
+        "First byte",
+        "Tokens in",
+        "Tokens out",
+        "Calls",
+        "Repairs",
+    )
+    zone = datetime.fromtimestamp(finished[0].at).astimezone().tzname() if finished else ""
+    table = _table(f"The newest first; times are {escape(zone or 'local')}", (*columns, "Continued"), rows, left=3)
+    return table or '<p class="none">None yet.</p>'
+
+
+def _table(caption: str, columns: Sequence[str], rows: Sequence[str], *, left: int, is_plain: bool = False) -> str:
+    """A table; nothing where it has no rows. The first columns are aligned to the left.
+
+    The caption of a plain table is for those only who cannot see what is above it.
+    """
+    if not rows:
+        return ""
+    heads = (f'<th scope="col"{_class("l" if place < left else "")}>{name}</th>' for place, name in enumerate(columns))
+    head, body = "".join(heads), "\n".join(rows)
+    title = f"<caption{_class('unseen' if is_plain else '')}>{caption}</caption>"
+    return f"<table>{title}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+
+
+def _row(*cells: str) -> str:
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(label: str, text: str, classes: str = "") -> str:
+    return f'<td data-label="{label}"{_class(classes)}>{text}</td>'
+
+
+def _class(names: str) -> str:
+    return f' class="{names.strip()}"' if names.strip() else ""
+
+
+def _time(at: float) -> str:
+    return f'<th scope="row" class="l n">{_clock(at)}</th>'
+
+
+def _clock(at: float) -> str:
+    moment = datetime.fromtimestamp(at).astimezone()
+    return f'<time datetime="{moment.isoformat(timespec="seconds")}">{moment:%H:%M:%S}</time>'
+
+
+def _model(request: Running | Finished) -> str:
+    """`name → alias`; the route for what asks no alias."""
+    if request.alias is None:
+        return escape(request.route.removeprefix("POST ")) if isinstance(request, Finished) else ""
+    name = f"{escape(request.model)} → " if request.model else ""
+    return f"{name}<b>{escape(request.alias)}</b>"
+
+
+def _status(request: Finished) -> str:
+    if request.status == CLIENT_CLOSED_REQUEST:
+        return _cell("Status", "client left", "l w")
+    text = f"{request.status} {escape(request.error or '')}".strip()
+    return _cell("Status", text, "l w bad" if request.has_failed else "l")
+
+
+def _count(number: int | None) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _large(number: int) -> str:
+    return f"{number:,}" if number < 10_000_000 else f"{number / 1_000_000:,.1f} M"
+
+
+def seconds_text(seconds: float, *, whole: bool = False) -> str:
+    """A duration as people write it: `0.4 s`, `12 s`, `3 min 5 s`, `1 h 2 min`."""
+    if seconds < 9.95 and not whole:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds if whole else seconds + 0.5), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _ago(seconds: float) -> str:
+    """A duration in the largest units that say enough."""
+    minutes = max(int(seconds // 60), 0)
+    if minutes < 1:
+        return "less than a minute"
+    days, hours = divmod(minutes // 60, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+_HEIGHT = 64
+_STEP, _BAR = 4, 3  # the width of a minute, and of its bar
+
+
+def _charts(minutes: Sequence[Minute]) -> str:
+    answered, failures = sum(each.answered for each in minutes), sum(each.failures for each in minutes)
+    average = sum(each.seconds for each in minutes) / max(answered, 1)
+    longest = max((each.longest for each in minutes), default=0.0)
+    of_requests = [(each.answered, each.failures) for each in minutes]
+    most = max(map(sum, of_requests), default=0)
+    read, written = [each.input_tokens for each in minutes], [each.output_tokens for each in minutes]
+    return "".join(
+        (
+            _chart("Requests a minute", f"at most {most}; {failures} failed", _stacked(of_requests)),
+            _chart(
+                "Time for an answer",
+                f"{seconds_text(average)} on average, the longest {seconds_text(longest)}" if answered else "–",
+                _overlaid([(each.average if each.answered else 0.0, each.longest) for each in minutes]),
+            ),
+            _chart("Tokens read a minute", f"{sum(read):,} in the last hour", _stacked([(each, 0) for each in read])),
+            _chart(
+                "Tokens written a minute",
+                f"{sum(written):,} in the last hour",
+                _stacked([(each, 0) for each in written]),
+            ),
+        )
+    )
+
+
+def _chart(title: str, summary: str, drawing: str) -> str:
+    """A chart; its words say what its picture shows, so that one may do without the picture."""
+    width = _STEP * 60
+    return (
+        f"<figure><figcaption>{title}<span>{summary}</span></figcaption>"
+        f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg></figure>'
+    )
+
+
+def _stacked(values: Sequence[tuple[float, float]]) -> str:
+    scale = _HEIGHT / max(1, max(map(sum, values), default=0))
+    lower = _bars((0.0, low * scale) for low, _ in values)
+    upper = _bars((low * scale, high * scale) for low, high in values)
+    return f'<path class="a" d="{lower}"/><path class="f" d="{upper}"/>'
+
+
+def _overlaid(values: Sequence[tuple[float, float]]) -> str:
+    scale = _HEIGHT / max(0.001, max((high for _, high in values), default=0.0))
+    behind, before = (_bars((0.0, pair[place] * scale) for pair in values) for place in (1, 0))
+    return f'<path class="b" d="{behind}"/><path class="a" d="{before}"/>'
+
+
+def _bars(values: Iterable[tuple[float, float]]) -> str:
+    """The path of bars, one a minute: from where each begins, and how high it is."""
+    return "".join(
+        f"M{place * _STEP} {_HEIGHT - base:.1f}v{-height:.1f}h{_BAR}v{height:.1f}z"
+        for place, (base, height) in enumerate(values)
+        if height > 0
+    )
