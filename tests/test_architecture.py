@@ -18,16 +18,20 @@ PACKAGE = "claude_proxy"
 
 ORDER = (
     "claude_proxy",
-    *("errors", "settings"),
+    *("errors", "configuration", "settings"),
     *(f"core.{name}" for name in ("content", "tokens", "fields", "blocks", "schema", "formats", "patterns")),
     *(f"core.{name}" for name in ("validation", "tool_definitions", "conversation", "request", "models", "health")),
-    *(f"core.{name}" for name in ("client_environment", "entities", "loose_json", "repair", "tags", "notation")),
+    *(
+        f"core.{name}"
+        for name in ("client_environment", "model_table", "entities", "loose_json", "repair", "tags", "notation")
+    ),
     *(f"core.{name}" for name in ("instructions", "dialects", "prompt", "reply", "structured", "limits", "followup")),
     *(f"core.{name}" for name in ("slips", "response", "events", "securechat")),
     *(f"shell.{name}" for name in ("identity", "waiter", "incoming", "http_head", "http_body", "http_answer", "dns")),
     *(f"shell.{name}" for name in ("forward_proxy", "tls", "upstream", "turns", "asking", "exchange", "journal")),
-    *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "app", "simulator")),
-    *(f"shell.{name}" for name in ("scripted_model", "launcher", "doctor")),
+    *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "app", "reload")),
+    *(f"shell.{name}" for name in ("simulator", "scripted_model", "launcher", "redcap_checks", "doctor")),
+    "shell.first_steps",
     *("cli", "__main__"),
 )
 PLACE = {name if name == PACKAGE else f"{PACKAGE}.{name}": place for place, name in enumerate(ORDER)}

@@ -6,12 +6,14 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NOTHING, PATIENCE, TOKEN, Redcap, fold, read_events
+from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, eventually, fold, read_events
 
 from claude_proxy import __version__
 
@@ -158,8 +160,10 @@ def test_serve_starts_serves_and_stops(redcap: Redcap, starter: Starter, stop: s
         assert ask(url, "/health") == {"status": "ok", "version": __version__}
         assert ask(url, "/v1/messages", question("Better?"))["content"][0]["text"] == "Much better."
         line = read_until(process.stderr, 'route="POST /v1/messages" status=200').string
-        assert stopped(process, stop) == ("", "")
+        out, errors = stopped(process, stop)
     assert process.returncode == OK
+    assert out == ""
+    assert re.fullmatch(r"\S+ INFO stopping; a second signal ends at once connections=\d\n", errors)
     assert TOKEN not in line
 
 
@@ -170,6 +174,105 @@ def test_serve_stops_while_a_client_waits(redcap: Redcap, starter: Starter) -> N
             ask(url, "/health")
             stopped(process)
     assert process.returncode == OK
+
+
+def begin(url: str, *, stream: bool) -> socket.socket:
+    """Ask for a message, and leave the connection open."""
+    body = json.dumps({**question("Better?"), "stream": stream}).encode()
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), PATIENCE)
+    head = f"POST /v1/messages HTTP/1.1\r\nhost: proxy\r\nx-api-key: {TOKEN}\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def read_all(connection: socket.socket) -> str:
+    return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_running_request_is_answered_before_the_end(redcap: Redcap, starter: Starter, *, stream: bool) -> None:
+    gate = Gate("Much better.")
+    redcap.queue(gate)
+    with starter.running(env={"REDCAP_API_URL": redcap.url}) as process:
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        with begin(url, stream=stream) as connection:
+            assert gate.reached.wait(PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            read_until(process.stderr, "stopping")
+            gate.open()
+            assert "Much better." in read_all(connection)
+        assert process.wait() == OK
+
+
+def test_when_the_grace_is_over_the_others_are_told_to_try_again(redcap: Redcap, starter: Starter) -> None:
+    gates = [Gate("Too late."), Gate("Too late.")]
+    redcap.queue(*gates)
+    env = {"REDCAP_API_URL": redcap.url, "STREAM_DELAY": "0", "SHUTDOWN_GRACE": "0.1"}
+    with starter.running(env=env) as process:
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        with begin(url, stream=True) as streaming, begin(url, stream=False) as waiting:
+            assert all(gate.reached.wait(PATIENCE) for gate in gates)
+            process.send_signal(signal.SIGTERM)
+            stream, answer = read_all(streaming), read_all(waiting)
+        assert process.wait() == OK
+        errors = process.stderr.read() if process.stderr else ""
+    assert stream.startswith("HTTP/1.1 200 ")
+    assert "event: error" in stream
+    assert '"overloaded_error"' in stream
+    assert stream.endswith("\r\n0\r\n\r\n"), "the stream was cut"
+    assert answer.startswith("HTTP/1.1 529 ")
+    assert "retry-after: 5" in answer
+    assert "The proxy is being stopped" in answer
+    assert errors.count("error=ShuttingDown") == 2
+    assert "Traceback" not in errors
+    for gate in gates:
+        gate.open()
+
+
+def test_a_second_signal_ends_at_once(redcap: Redcap, starter: Starter) -> None:
+    gate = Gate("Too late.")
+    redcap.queue(gate)
+    with starter.running(env={"REDCAP_API_URL": redcap.url, "SHUTDOWN_GRACE": "3600"}) as process:
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        with begin(url, stream=False) as connection:
+            assert gate.reached.wait(PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            read_until(process.stderr, "stopping; a second signal ends at once")
+            _, errors = stopped(process)
+            assert read_all(connection) == ""
+        assert process.returncode == FAILED
+    assert "Traceback" not in errors
+    gate.open()
+
+
+WIDE_OPEN = "WARNING LISTEN_HOST=(.*) lets other machines reach this proxy"
+
+
+def test_listening_to_other_machines_is_warned_of(redcap: Redcap, starter: Starter) -> None:
+    with starter.running(env={"REDCAP_API_URL": redcap.url, "LISTEN_HOST": "0.0.0.0"}) as process:
+        assert read_until(process.stderr, WIDE_OPEN)[1] == "0.0.0.0"
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        assert ask(url, "/health")["status"] == "ok"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
+def test_listening_on_loopback_is_not(redcap: Redcap, starter: Starter, host: str) -> None:
+    with starter.running(env={"REDCAP_API_URL": redcap.url, "LISTEN_HOST": host}) as process:
+        if host == "::1" and not socket.has_ipv6:
+            pytest.skip("no IPv6 here")
+        first = process.stderr.readline() if process.stderr else ""
+        assert re.match(r"claude-proxy \S+ listens on http://", first), first
+        assert ask(first.split()[4], "/health")["status"] == "ok"
+
+
+def test_fewer_open_files_than_connections_need_are_warned_of(redcap: Redcap, starter: Starter) -> None:
+    command = ("sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *starter.command)
+    with starter.running(env={"REDCAP_API_URL": redcap.url}, command=command) as process:
+        read_until(
+            process.stderr, r"WARNING MAX_CONNECTIONS=2000 needs more open files .*: 18 connections will be taken"
+        )
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        assert ask(url, "/health")["status"] == "ok"
 
 
 def test_settings_come_from_the_working_folder_too(redcap: Redcap, starter: Starter) -> None:
@@ -433,3 +536,354 @@ def test_newer_pythons_serve(checkout: Path, folder: Path) -> None:
             _, errors = stopped(process)
         assert process.returncode == OK
         assert "Traceback" not in errors
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+class FakeClaude:
+    """A program named `claude` that runs the test's code; `report(...)` in that code tells the test something."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.path = folder / "bin" / "claude"
+        self.path.parent.mkdir()
+        self._report = folder / "report.json"
+        lines = (
+            f"#!{sys.executable}",
+            "import json, os, signal, sys, time, urllib.request",
+            "def report(data):",
+            f"    with open({str(self._report) + '.new'!r}, 'w') as file: json.dump(data, file)",
+            f"    os.replace({str(self._report) + '.new'!r}, {str(self._report)!r})",
+            "exec(os.environ['CODE'])",
+        )
+        self.path.write_text("\n".join(lines))
+        self.path.chmod(0o755)
+
+    def environment(self, redcap: Redcap, code: str, **others: str) -> dict[str, str]:
+        return {
+            "PATH": f"{self.path.parent}{os.pathsep}{os.defpath}",
+            "HOME": str(self.home),
+            "PYTHONIOENCODING": "utf-8",
+            "REDCAP_API_URL": redcap.url,
+            "REDCAP_API_TOKEN": TOKEN,
+            "CODE": code,
+            **others,
+        }
+
+    @property
+    def said(self) -> Any:
+        """What it reported, as soon as it has."""
+        eventually(self._report.exists)
+        return json.loads(self._report.read_text())
+
+
+@pytest.fixture
+def claude(tmp_path: Path) -> FakeClaude:
+    return FakeClaude(tmp_path)
+
+
+TELL_ALL = "report({'arguments': sys.argv[1:], 'env': dict(os.environ), 'stdin': sys.stdin.read()})"
+ASK = """
+import urllib.error
+body = json.dumps({"model": "claude-sonnet-4", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]})
+headers = {"authorization": "Bearer " + os.environ["ANTHROPIC_AUTH_TOKEN"]}
+url = os.environ["ANTHROPIC_BASE_URL"]
+try:
+    with urllib.request.urlopen(urllib.request.Request(url + "/v1/messages", body.encode(), headers)) as response:
+        report({"url": url, "text": json.load(response)["content"][0]["text"]})
+except urllib.error.HTTPError as error:
+    report({"url": url, "status": error.code})
+"""
+LINE = "claude-proxy: claude-opus-5-5 → claude via 127.0.0.1\n"
+
+
+def is_open(url: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
+
+
+def test_run_hands_everything_over(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    arguments = ["-p", "two words", "", "--log", "é*", "--", "-x"]
+    env = claude.environment(redcap, f"{TELL_ALL}; print('out'); print('err', file=sys.stderr); sys.exit(7)")
+    env |= {"ANTHROPIC_API_KEY": "sk-other", "MINE": "yes"}
+    done = subprocess.run(
+        [*starter.command, "run", *arguments],
+        input="from the pipe",
+        cwd=starter.folder,
+        env=starter.environment(env),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", f"{LINE}err\n")
+    assert claude.said["arguments"] == arguments
+    assert claude.said["stdin"] == "from the pipe"
+    assert claude.said["env"]["MINE"] == "yes"
+    assert claude.said["env"]["ANTHROPIC_AUTH_TOKEN"] == TOKEN
+    assert "ANTHROPIC_API_KEY" not in claude.said["env"]
+
+
+def test_run_brings_a_proxy_that_ends_with_it(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    redcap.queue("Much better.")
+    with socket.create_server(("127.0.0.1", 0)) as stranger:  # whoever listens where a proxy could is not trusted
+        port = str(stranger.getsockname()[1])
+        stranger.setblocking(False)
+        done = starter.run("run", "-p", env=claude.environment(redcap, ASK, LISTEN_PORT=port))
+        received = b""
+        with stranger.accept()[0] as connection:
+            received = connection.recv(65536)
+    assert (done.returncode, done.stdout, done.stderr) == (OK, "", LINE)
+    assert claude.said["text"] == "Much better."
+    assert not is_open(claude.said["url"])
+    assert received.startswith(b"GET /health?challenge=")
+    assert TOKEN.encode() not in received
+
+
+def test_run_uses_a_proxy_that_runs_and_shows_that_it_is_ours(
+    redcap: Redcap, starter: Starter, claude: FakeClaude
+) -> None:
+    redcap.queue("Yes.", "No.")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    env = claude.environment(redcap, ASK, LISTEN_PORT=port)
+    with starter.running("serve", env=env) as process:
+        url = read_until(process.stderr, r"listens on (\S+) ")[1]
+        starter.run("run", "-p", env=env)
+        assert claude.said == {"url": url, "text": "Yes."}
+        starter.run("run", "-p", env={**env, "MODEL_MAP": '{"claude-*": "gpt-4o"}'})
+        assert claude.said["url"] != url
+        assert claude.said["text"] == "No."
+        stopped(process)
+
+
+def test_run_keeps_the_terminal_clean_and_tells_of_failures_afterwards(
+    redcap: Redcap, starter: Starter, claude: FakeClaude
+) -> None:
+    redcap.queue_failure()
+    done = starter.run(
+        "run", "-p", env=claude.environment(redcap, f"{ASK}\nprint('last', file=sys.stderr, flush=True)")
+    )
+    assert done.returncode == OK
+    assert claude.said["status"] >= 500
+    first, last, summary, line = done.stderr.splitlines()
+    assert (first + "\n", last) == (LINE, "last")
+    assert summary == "claude-proxy: 1 warnings while claude ran; the last of them:"
+    assert 'route="POST /v1/messages"' in line
+
+
+def test_run_can_write_a_log(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    redcap.queue("Yes.")
+    done = starter.run("run", "--log", "proxy.log", "-p", env=claude.environment(redcap, ASK))
+    assert (done.returncode, done.stderr) == (OK, LINE)
+    log = starter.folder / "proxy.log"
+    assert 'route="POST /v1/messages" status=200' in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "nowhere/x" in starter.refuse("run", "--log", "nowhere/x", env=claude.environment(redcap, ""))
+
+
+def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    redcap.queue("Yes.")
+    env = claude.environment(redcap, ASK, REDCAP_API_TOKEN="")
+    assert "there is no token" in starter.refuse("run", env=env)
+    starter.run("run", "-p", env={**env, "ANTHROPIC_AUTH_TOKEN": TOKEN})
+    assert claude.said["text"] == "Yes."
+
+
+def test_run_without_claude(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    env = claude.environment(redcap, "")
+    assert "https://claude.ai/install.sh" in starter.refuse("run", env={**env, "PATH": "/nowhere"}, code=127)
+    assert "CLAUDE=/nowhere" in starter.refuse("run", env={**env, "CLAUDE": "/nowhere"}, code=127)
+    claude.path.write_bytes(b"\x7fELF nonsense")
+    done = starter.run("run", "-p", env=env)
+    assert done.returncode == 126
+    assert "cannot be started: Exec format error" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_help_is_ours_and_claudes(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    told = starter.run("run", "--help")
+    assert told.returncode == OK
+    assert "127 claude was not found" in told.stdout
+    starter.run("run", "--", "--help", env=claude.environment(redcap, TELL_ALL))
+    assert claude.said["arguments"] == ["--help"]
+    assert starter.run("run", "--log").returncode == MISUSED
+
+
+def test_run_chooses_a_permission_mode_and_says_so(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    done = starter.run("run", "--model", "x", env=claude.environment(redcap, TELL_ALL, PYTHONIOENCODING="cp437"))
+    assert claude.said["arguments"] == ["--permission-mode", "default", "--model", "x"]
+    mode, line = done.stderr.splitlines()
+    assert "permission mode default (auto needs verdicts" in mode
+    assert line == "claude-proxy: x -> x (no rule maps this name) via 127.0.0.1"
+
+
+def test_run_is_not_led_elsewhere_by_claudes_settings(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    (claude.home / ".claude").mkdir()
+    file = claude.home / ".claude" / "settings.json"
+    file.write_text(json.dumps({"env": {"ANTHROPIC_BASE_URL": "https://elsewhere.example.edu"}}))
+    starter.run("run", "-p", env=claude.environment(redcap, TELL_ALL))
+    option, value, last = claude.said["arguments"]
+    assert (option, last) == ("--settings", "-p")
+    assert json.loads(value) == {"env": {"ANTHROPIC_BASE_URL": claude.said["env"]["ANTHROPIC_BASE_URL"]}}
+    file.write_text(json.dumps({"env": {"ANTHROPIC_AUTH_TOKEN": "another"}}))
+    assert "ANTHROPIC_AUTH_TOKEN" in starter.refuse("run", "-p", env=claude.environment(redcap, TELL_ALL))
+
+
+WAIT = "report('ready'); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (WAIT, 128 + signal.SIGTERM),
+        (f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(5)); {WAIT}", 5),
+        (f"signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), 9)); {WAIT}", 128 + signal.SIGKILL),
+    ],
+)
+def test_run_passes_a_request_to_end_on(
+    redcap: Redcap, starter: Starter, claude: FakeClaude, code: str, exit_code: int
+) -> None:
+    with starter.running("run", "-p", env=claude.environment(redcap, code)) as process:
+        assert claude.said == "ready"
+        _, errors = stopped(process)
+    assert (process.returncode, errors) == (exit_code, LINE)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_is_claudes_own(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    code = """
+times = []
+def count(*_):
+    times.append(1)
+    if len(times) == 3: sys.exit(4)
+signal.signal(signal.SIGINT, count)
+report('ready')
+while True: time.sleep(0.01)
+"""
+    with subprocess.Popen(
+        [*starter.command, "run", "-p"],
+        cwd=starter.folder,
+        env=starter.environment(claude.environment(redcap, code)),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert claude.said == "ready"
+        while process.poll() is None:  # as the terminal does: both get it
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.2)
+        assert process.stderr
+        assert process.stderr.read() == LINE
+    assert process.returncode == 4
+
+
+def state_of(process: subprocess.Popen[str]) -> str:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_when_claude_stops_itself_so_do_we(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+    code = "report('ready'); os.kill(os.getpid(), signal.SIGSTOP); sys.exit(6)"
+    with starter.running("run", "-p", env=claude.environment(redcap, code)) as process:
+        eventually(lambda: state_of(process) == "T")
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(PATIENCE) == 6
+
+
+# --- env --------------------------------------------------------------------------------------------------------------
+
+OURS = {**URL, "REDCAP_API_TOKEN": TOKEN, "LISTEN_PORT": "8765"}
+
+
+def test_env_is_for_eval(starter: Starter) -> None:
+    script = f'eval "$({shlex.join([*starter.command, "env"])})" && env -0'
+    env = starter.environment({**OURS, "ANTHROPIC_API_KEY": "sk", "NO_PROXY": "a.org"})
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=starter.folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    seen = dict(entry.partition("=")[::2] for entry in done.stdout.split("\0"))
+    assert seen["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8765"
+    assert seen["ANTHROPIC_AUTH_TOKEN"] == TOKEN
+    assert seen["NO_PROXY"] == "a.org,127.0.0.1,localhost,::1"
+    assert "ANTHROPIC_API_KEY" not in seen
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shell", "line"),
+    [
+        ([], "/bin/bash", f"export ANTHROPIC_AUTH_TOKEN={TOKEN}"),
+        ([], "/usr/bin/fish", f"set -gx ANTHROPIC_AUTH_TOKEN '{TOKEN}'"),
+        (["--shell", "powershell"], "/bin/bash", f"$env:ANTHROPIC_AUTH_TOKEN = '{TOKEN}'"),
+        (["--model", "gpt-4.1"], "", "export CLAUDE_CODE_AUTO_COMPACT_WINDOW=1000000"),
+    ],
+)
+def test_env_speaks_the_shells_language(starter: Starter, arguments: list[str], shell: str, line: str) -> None:
+    assert line in starter.run("env", *arguments, env={**OURS, "SHELL": shell}).stdout.splitlines()
+
+
+def test_env_survives_a_reader_that_leaves(starter: Starter) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        done = subprocess.run(
+            [*starter.command, "env"],
+            cwd=starter.folder,
+            env=starter.environment(OURS),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (FAILED, b"")
+
+
+def test_env_needs_a_port_and_a_token(starter: Starter) -> None:
+    assert "LISTEN_PORT=0" in starter.refuse("env", env={**OURS, "LISTEN_PORT": "0"})
+    assert "there is no token" in starter.refuse("env", env={**URL, "LISTEN_PORT": "8765"})
+    assert "REDCAP_API_URL is not set" in starter.refuse("env")
+
+
+def test_env_writes_claudes_settings(starter: Starter, tmp_path: Path) -> None:
+    env = {**OURS, "HOME": str(tmp_path)}
+    file = tmp_path / ".claude" / "settings.json"
+    done = starter.run("env", "--settings", env=env)
+    assert (done.returncode, done.stdout) == (OK, "")
+    assert str(file) in done.stderr
+    written = json.loads(file.read_text())
+    assert written["env"]["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8765"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(starter.run("env", "--settings", "-", env=env).stdout) == written
+    assert starter.run("env", "--settings", env={**env, "LISTEN_PORT": "9999"}).returncode == OK
+    assert json.loads(file.read_text())["env"]["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:9999"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            '{"env": {"ANTHROPIC_BASE_URL": "https://elsewhere"}}',
+            "ANTHROPIC_BASE_URL, which claude-proxy did not write",
+        ),
+        ('{"env": ', "not valid JSON"),
+        ('{"env": {"A": 1}}', '"env"'),
+    ],
+)
+def test_env_leaves_a_file_as_it_is(starter: Starter, text: str, words: str) -> None:
+    file = starter.folder / "theirs.json"
+    file.write_text(text)
+    message = starter.refuse("env", "--settings", "theirs.json", env=OURS, code=FAILED)
+    assert words in message
+    assert "theirs.json was left as it is" in message
+    assert file.read_text() == text
+    assert [path.name for path in starter.folder.iterdir()] == ["theirs.json"]
+
+
+def test_env_warns_of_a_repository(starter: Starter) -> None:
+    (starter.folder / ".git").mkdir()
+    done = starter.run("env", "--settings", ".claude/settings.json", env=OURS)
+    assert done.returncode == OK
+    assert "do not commit it" in done.stderr

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy import settings
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings import TABLE, Secret, Settings, env_example, load, read_dotenv
 
@@ -20,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 URL = "https://redcap.example.edu/api/"
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 NAMES = [setting.name for setting in TABLE]
+SECRETS = {setting.name for setting in TABLE if setting.secret}
+
+CA_BUNDLE = str(ROOT / "tests" / "authority.pem")
 
 
 def loaded(**environ: str) -> Settings:
@@ -35,8 +37,12 @@ def fault(**environ: str) -> str:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
+OF_THE_FILE = ["model_servers", "alias_facts", "servers", "exposed_file"]
+"""Fields that `claude-proxy.toml` alone can set."""
+
+
 def test_every_setting_is_a_field_and_every_field_a_setting() -> None:
-    assert [setting.field for setting in TABLE] == [field.name for field in fields(Settings)]
+    assert [*(setting.field for setting in TABLE), *OF_THE_FILE] == [field.name for field in fields(Settings)]
 
 
 def test_the_defaults_of_the_table_are_those_of_the_class() -> None:
@@ -56,6 +62,15 @@ def test_the_defaults() -> None:
         upstream_timeout=600,
         stream_delay=15,
         ping_interval=10,
+        max_connections=2000,
+        max_head_kb=64,
+        max_headers=100,
+        max_body_mb=32,
+        max_bodies_mb=256,
+        head_timeout=20,
+        body_timeout=30,
+        idle_timeout=120,
+        shutdown_grace=30,
         log_level="info",
         log_format="text",
     )
@@ -81,13 +96,32 @@ GOOD: list[tuple[str, str, Any]] = [
     *(("REDCAP_DECODES_ENTITIES", text, False) for text in ("false", "False", "no", "off", "0")),
     ("MODEL_MAP", "{}", {}),
     ("MODEL_MAP", ' {"claude-opus-*": "claude-opus-4", "x": "o1"}', {"claude-opus-*": "claude-opus-4", "x": "o1"}),
+    ("VISION_ALIASES", "my-gpt, llama-*, !llama-3*", {"llama-3*": False, "my-gpt": True, "llama-*": True}),
+    ("VALIDATION", "Strict", "strict"),
+    ("MAX_CALLS", "1", 1),
+    ("MAX_WAITING", "0", 0),
     ("CONNECT_TIMEOUT", "0.5", 0.5),
     ("CONNECT_TIMEOUT", "600", 600),
+    ("SILENCE_TIMEOUT", "0.1", 0.1),
+    ("REDCAP_CA_BUNDLE", CA_BUNDLE, CA_BUNDLE),
+    ("REDCAP_TLS_MINIMUM", "1.3", "1.3"),
+    *((name, "http://u:p@h:3128", Secret("http://u:p@h:3128")) for name in ("HTTPS_PROXY", "HTTP_PROXY")),
+    *((name, "none of ours", Secret("none of ours")) for name in ("HTTPS_PROXY", "HTTP_PROXY")),
+    ("NO_PROXY", "localhost, 10.0.0.0/8", "localhost, 10.0.0.0/8"),
     ("UPSTREAM_TIMEOUT", "1", 1),
     ("UPSTREAM_TIMEOUT", "7200", 7200),
     ("STREAM_DELAY", "0", 0),
     ("STREAM_DELAY", "2e1", 20),
     ("PING_INTERVAL", "0.1", 0.1),
+    ("MAX_CONNECTIONS", "1", 1),
+    ("MAX_HEAD_KB", "1024", 1024),
+    ("MAX_HEADERS", "10", 10),
+    ("MAX_BODY_MB", "0064", 64),
+    ("MAX_BODIES_MB", "1000000", 1_000_000),
+    ("HEAD_TIMEOUT", "0.1", 0.1),
+    ("BODY_TIMEOUT", "3600", 3600),
+    ("IDLE_TIMEOUT", "3600", 3600),
+    ("SHUTDOWN_GRACE", "0", 0),
     *(("LOG_LEVEL", text, text.lower()) for text in ("debug", "info", "WARNING", "Error")),
     *(("LOG_FORMAT", text, text.lower()) for text in ("text", "JSON")),
 ]
@@ -128,14 +162,35 @@ BAD: list[tuple[str, str, str]] = [
     ("MODEL_MAP", '{"a": {"b": "c"}}', "must map names to aliases"),
     ("MODEL_MAP", '["a"]', "a file that can be read"),
     ("MODEL_MAP", "/nowhere/models.json", "a file that can be read (No such file or directory)"),
+    ("VISION_ALIASES", "my gpt", "aliases or patterns with commas between them"),
+    ("VISION_ALIASES", "!", "aliases or patterns with commas between them"),
+    ("VALIDATION", "none", "one of lenient, strict"),
+    ("MAX_CALLS", "0", "whole number from 1 to 100000"),
+    ("MAX_WAITING", "-1", "whole number from 0 to 100000"),
     ("CONNECT_TIMEOUT", "0", "number of seconds from 0.1 to 600"),
     ("CONNECT_TIMEOUT", "601", "number of seconds from 0.1 to 600"),
+    ("SILENCE_TIMEOUT", "0", "number of seconds from 0.1 to 3600"),
+    ("REDCAP_CA_BUNDLE", "/nowhere/ca.pem", "PEM file with certificates (No such file or directory)"),
+    ("REDCAP_CA_BUNDLE", __file__, "PEM file with certificates (it holds no certificate that can be read)"),
+    ("REDCAP_TLS_MINIMUM", "1.1", "one of 1.2, 1.3"),
+    ("NO_PROXY", "a\tb", "printable text"),
     ("UPSTREAM_TIMEOUT", "10 minutes", "number of seconds from 1 to 7200"),
     ("UPSTREAM_TIMEOUT", "nan", "number of seconds from 1 to 7200"),
     ("UPSTREAM_TIMEOUT", "inf", "number of seconds from 1 to 7200"),
     ("STREAM_DELAY", "-1", "number of seconds from 0 to 240"),
     ("STREAM_DELAY", "241", "number of seconds from 0 to 240"),
     ("PING_INTERVAL", "0", "number of seconds from 0.1 to 120"),
+    ("MAX_CONNECTIONS", "0", "whole number from 1 to 100000"),
+    ("MAX_CONNECTIONS", "1e3", "whole number from 1 to 100000"),
+    ("MAX_HEAD_KB", "64 KB", "whole number from 1 to 1024"),
+    ("MAX_HEADERS", "9", "whole number from 10 to 10000"),
+    ("MAX_BODY_MB", "1025", "whole number from 1 to 1024"),
+    ("MAX_BODY_MB", "３２", "whole number from 1 to 1024"),
+    ("MAX_BODIES_MB", "9" * 5000, "whole number from 1 to 1000000"),
+    ("HEAD_TIMEOUT", "0", "number of seconds from 0.1 to 600"),
+    ("BODY_TIMEOUT", "3601", "number of seconds from 0.1 to 3600"),
+    ("IDLE_TIMEOUT", "never", "number of seconds from 0.1 to 3600"),
+    ("SHUTDOWN_GRACE", "-1", "number of seconds from 0 to 3600"),
     ("LOG_LEVEL", "verbose", "one of debug, info, warning, error"),
     ("LOG_FORMAT", "xml", "one of text, json"),
 ]
@@ -151,7 +206,7 @@ def test_a_bad_value_is_named_with_its_setting_and_the_rule(name: str, text: str
 
 def test_every_setting_has_good_and_bad_values_here() -> None:
     assert {name for name, *_ in GOOD} == set(NAMES)
-    assert {name for name, *_ in BAD} == set(NAMES) - {"REDCAP_API_TOKEN"}
+    assert {name for name, *_ in BAD} == set(NAMES) - SECRETS
 
 
 def test_a_missing_setting_is_named_with_the_remedy() -> None:
@@ -191,6 +246,14 @@ def test_a_secret_shows_itself_only_when_asked() -> None:
     assert secret.reveal() == TOKEN
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "HTTP_PROXY"])
+def test_a_bad_proxy_is_not_shown(name: str) -> None:
+    """It may hold a password, wherever in it."""
+    message = fault(**{name: "user:hunter2\x07@proxy"})
+    assert message.startswith(f"{name} cannot be used: ")
+    assert "hunter2" not in message
+
+
 def test_secrets_are_compared_by_what_they_hold() -> None:
     assert Secret("a") == Secret("a")
     assert hash(Secret("a")) == hash(Secret("a"))
@@ -207,6 +270,51 @@ def test_a_password_in_the_address_is_not_shown() -> None:
 def test_an_address_with_a_password_is_refused() -> None:
     assert "no user name or password" in fault(REDCAP_API_URL="https://user:pw@redcap.example.edu/api/")
     assert "no user name or password" in fault(REDCAP_API_URL="https://user@redcap.example.edu/api/")
+
+
+# --- names that other programs use, too -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"])
+def test_the_lower_case_name_counts_too_and_comes_first(name: str, tmp_path: Path) -> None:
+    def found(**environ: str) -> str:
+        value = getattr(load({"REDCAP_API_URL": URL} | environ, tmp_path), name.lower())
+        return value.reveal() if isinstance(value, Secret) else value
+
+    assert found(**{name.lower(): "lower"}) == "lower"
+    assert found(**{name: "upper"}) == "upper"
+    assert found(**{name: "upper", name.lower(): "lower"}) == "lower"
+    assert found(**{name: "upper", name.lower(): " "}) == "upper"
+    (tmp_path / ".env").write_text(f"{name.lower()}=file\n")
+    assert found() == "file"
+    assert found(**{name: "upper"}) == "upper", "the environment wins over the file"
+
+
+def test_no_other_name_counts_in_lower_case() -> None:
+    assert loaded(listen_port="1") == loaded()
+
+
+# --- what to tell whoever starts the proxy ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "openly"),
+    [
+        ("https://redcap.example.edu/api/", False),
+        ("http://redcap.example.edu/api/", True),
+        ("http://10.1.2.3:8080/api/", True),
+        ("http://127.0.0.1.example.edu/api/", True),
+        ("http://localhost.example.edu/api/", True),
+        ("http://localhost:8080/api/", False),
+        ("http://redcap.localhost/api/", False),
+        ("http://127.0.0.1/api/", False),
+        ("http://[::1]:80/api/", False),
+    ],
+)
+def test_a_token_that_others_can_read_on_the_way_is_warned_of(url: str, openly: bool) -> None:
+    settings = loaded(REDCAP_API_URL=url)
+    assert settings.token_travels_openly is openly
+    assert ["http://" in warning and "token" in warning for warning in settings.warnings] == [True] * openly
 
 
 # --- MODEL_MAP from a file --------------------------------------------------------------------------------------------
@@ -348,15 +456,12 @@ def test_the_example_shows_every_setting_once_with_its_help_and_default(tmp_path
     assert [setting.name for setting in TABLE if setting.help not in words] == []
     (tmp_path / ".env").write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE))
     assert load({}, tmp_path) == Settings(
-        redcap_api_url="https://redcap.example.edu/api/", model_map={"claude-opus-*": "claude-opus-4"}
+        redcap_api_url="https://redcap.example.edu/api/",
+        model_map={"claude-opus-*": "claude-opus-4"},
+        vision_aliases={"gpt-4o-text": False, "my-gpt": True},
     )
 
 
 def test_what_must_be_given_is_not_commented_out() -> None:
     open_lines = [line for line in env_example().splitlines() if line and not line.startswith("#")]
     assert open_lines == ["REDCAP_API_URL=https://redcap.example.edu/api/", "REDCAP_API_TOKEN="]
-
-
-def test_the_example_in_the_project_is_not_stale() -> None:
-    stale = "run scripts/generate.py"
-    assert (ROOT / ".env.example").read_text(encoding="utf-8") == settings.env_example(), stale

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import hmac
+import math
+import re
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from claude_proxy import __version__
 from claude_proxy.core import events, models
 from claude_proxy.core.content import ToolUse
-from claude_proxy.core.request import parse_request
+from claude_proxy.core.request import choose_rules, parse_request
 from claude_proxy.core.response import error_json, message_json, to_bytes
-from claude_proxy.errors import AuthenticationFailed, ClientGone, MethodNotAllowed, NotFound, ProxyError
+from claude_proxy.errors import (
+    AuthenticationFailed,
+    ClientGone,
+    MethodNotAllowed,
+    NotFound,
+    ProxyError,
+    ProxyOverloaded,
+)
 from claude_proxy.settings import Settings
+from claude_proxy.shell import metrics, status_page
 from claude_proxy.shell.exchange import Call, Exchange, Outcome, new_id
-from claude_proxy.shell.journal import Journal, Record
+from claude_proxy.shell.identity import prove
+from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
 from claude_proxy.shell.server import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream import Waiter
 
@@ -27,16 +41,27 @@ _EVENT_STREAM = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
-_CLIENT_CLOSED_REQUEST = 499
+_LOOK_UP = 1.0  # seconds between looks at whether the proxy is being stopped, or has news
+_MOST_WATCHERS = 20  # of the status page; each is a thread
 
 
 class Visit:
-    """One request on its way: what came, where the response goes, and what the journal will say."""
+    """One request on its way: what came, where the response goes, and what the journal will say.
 
-    def __init__(self, request: HttpRequest, response: ResponseWriter) -> None:
+    It goes by the settings with which it began.
+    """
+
+    def __init__(self, request: HttpRequest, response: ResponseWriter, settings: Settings) -> None:
         self.request = request
         self.response = response
-        self.record = Record(new_id("req"))
+        self.settings = settings
+        self.traceparent, trace_id = _trace(request.headers)
+        self.record = Record(
+            new_id("req"),
+            session=_client_id(request.headers, "x-claude-code-session-id"),
+            agent=_client_id(request.headers, "x-claude-code-agent-id"),
+            trace_id=trace_id,
+        )
         self._began = time.monotonic()
 
     @property
@@ -75,10 +100,13 @@ class App:
         self._settings = settings
         self._exchange = exchange
         self._journal = journal
+        self._watchers = threading.Semaphore(_MOST_WATCHERS)
         self._routes: Mapping[str, Mapping[str, Handler]] = {
-            "/": {"HEAD": self._probe, "GET": self._health},
+            "/": {"HEAD": self._probe, "GET": self._root},
             "/api/hello": {"HEAD": self._probe, "GET": self._probe},
             "/health": {"GET": self._health, "HEAD": self._health},
+            "/metrics": {"GET": self._metrics},
+            "/status/events": {"GET": self._watch},
             "/v1/messages": {"POST": self._messages},
             "/v1/messages/count_tokens": {"POST": self._count_tokens},
             "/v1/models": {"GET": self._models},
@@ -87,8 +115,18 @@ class App:
 
     def __call__(self, request: HttpRequest, response: ResponseWriter) -> None:
         """Answer a request."""
-        visit = Visit(request, response)
+        visit = Visit(request, response, self._settings)
         self._answer(visit, self._dispatch)
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by new settings from the next request on.
+
+        Raises:
+            SettingsError, OSError: they cannot be used; then nothing has changed.
+        """
+        self._exchange.adopt(settings)
+        self._journal.set_level(settings.log_level)
+        self._settings = settings
 
     def refuse(self, error: ProxyError, response: ResponseWriter) -> None:
         """Answer what could not be read as a request."""
@@ -96,7 +134,7 @@ class App:
         def fail(_: Visit) -> NoReturn:
             raise error
 
-        self._answer(Visit(HttpRequest("-", "-", {}), response), fail)
+        self._answer(Visit(HttpRequest("-", "-", {}), response, self._settings), fail)
 
     def report(self, failure: BaseException) -> None:
         """Log the kind and the place of an unexpected failure; its words may hold content."""
@@ -120,7 +158,7 @@ class App:
                     visit, ProxyError("The proxy failed unexpectedly; its log names the place. Please report it.")
                 )
         except ClientGone:
-            visit.record.status = _CLIENT_CLOSED_REQUEST
+            visit.record.status = CLIENT_CLOSED_REQUEST
             visit.record.error = "ClientGone"
             raise
         finally:
@@ -142,8 +180,7 @@ class App:
         method, path = visit.request.method, visit.request.path.rstrip("/") or "/"
         route = "/v1/models/{id}" if path.startswith("/v1/models/") else path
         if route not in self._routes:
-            hint = " The base URL must not end in /v1." if path.startswith("/v1/v1/") else ""
-            raise NotFound(f"There is nothing at this path. Messages are created with POST /v1/messages.{hint}")
+            raise NotFound(_explain_absence(path))
         visit.record.route = f"{method} {route}"
         methods = self._routes[route]
         if method not in methods:
@@ -162,7 +199,7 @@ class App:
             raise AuthenticationFailed(
                 "The request carries no credential. Set ANTHROPIC_AUTH_TOKEN to your REDCap API token."
             )
-        own = self._settings.redcap_api_token
+        own = visit.settings.redcap_api_token
         if own is None:
             return offered[0]
         token = own.reveal()
@@ -179,28 +216,113 @@ class App:
         visit.respond(200, {}, b"")
 
     def _health(self, visit: Visit) -> None:
-        visit.respond_json({"status": "ok", "version": __version__})
+        challenge = parse_qs(visit.request.query).get("challenge", [""])[-1]
+        proof = prove(visit.settings, challenge)
+        visit.respond_json({"status": "ok", "version": __version__, **({"proof": proof} if proof else {})})
+
+    # --- the status ---------------------------------------------------------------------------------------------------
+
+    def _root(self, visit: Visit) -> None:
+        """The page for browsers; for programs, which do not ask for HTML, what `/health` says."""
+        if "text/html" not in visit.request.headers.get("accept", ""):
+            self._health(visit)
+        elif self._may_look(visit):
+            snapshot = self._journal.snapshot()
+            visit.respond(200, status_page.headers(), status_page.render(self._site(visit, snapshot.now), snapshot))
+
+    def _metrics(self, visit: Visit) -> None:
+        if self._may_look(visit):
+            form = metrics.media_type(visit.request.headers.get("accept", ""))
+            body = metrics.render(self._journal.snapshot(), form)
+            visit.respond(200, {"content-type": form, "cache-control": "no-store"}, body)
+
+    def _watch(self, visit: Visit) -> None:
+        """Send a page what changes, until it goes or the proxy is stopped."""
+        if not self._may_look(visit):
+            return
+        if not self._watchers.acquire(blocking=False):
+            raise ProxyOverloaded(f"{_MOST_WATCHERS} status pages are open already. Close one, or reload this one.")
+        try:
+            with suppress(ClientGone):  # a page that is closed has had what it wanted
+                self._feed(visit)
+        finally:
+            self._watchers.release()
+
+    def _feed(self, visit: Visit) -> None:
+        feed = status_page.Feed()
+        client = Waiter(limit=math.inf, client=visit.request.connection)
+        while True:
+            snapshot = self._journal.snapshot()
+            if event := feed.next(self._site(visit, snapshot.now), snapshot):
+                visit.send(event)
+            if visit.request.is_stopping():
+                break
+            client.attend()
+            time.sleep(_LOOK_UP)
+        visit.response.end_stream()
+
+    def _may_look(self, visit: Visit) -> bool:
+        """Whether the client may see the status; if not, it is told why."""
+        refusal = status_page.refusal(visit.request.headers, visit.request.peer, visit.settings)
+        if refusal:
+            visit.record.error = "StatusRefused"
+            page = status_page.render_refusal(refusal)
+            visit.respond(refusal.status, {**status_page.headers(), **refusal.headers}, page)
+        return refusal is None
+
+    def _site(self, visit: Visit, now: float) -> status_page.Site:
+        health = self._exchange.health
+        return status_page.describe_site(visit.settings, health, now=now, monotonic=time.monotonic())
+
+    # --- the API ------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, visit: Visit, *, count_only: bool = False) -> Call:
+        rules = choose_rules(visit.request.headers, strict=visit.settings.validation == "strict")
+        call = self._exchange.prepare(parse_request(visit.request.body, rules, count_only=count_only))
+        visit.record.ignored = call.request.ignored or None
+        visit.record.mended = call.request.mended or None
+        return call
 
     def _messages(self, visit: Visit) -> None:
         token = self._credential(visit)
-        call = self._exchange.prepare(parse_request(visit.request.body))
-        visit.record.alias = "(unmapped)" if call.choice.is_client_text else call.choice.alias.name
+        self._journal.begin(visit.record)
+        call = replace(self._prepare(visit), traceparent=visit.traceparent)
+        visit.record.model = _listed(call.request.model, visit.settings)
+        visit.record.alias = UNMAPPED if call.choice.is_client_text else call.choice.label
         visit.record.stream = call.request.stream
         if call.request.stream:
             self._stream(visit, call, token)
         else:
-            waiter = Waiter(limit=self._settings.upstream_timeout, client=visit.request.connection)
-            outcome = self._exchange.ask(call, token, new_id("msg"), waiter)
-            _note(visit.record, outcome)
+            outcome = self._ask(visit, call, token, new_id("msg"), self._waiter(visit))
             visit.respond_json(message_json(outcome.message))
+
+    def _ask(self, visit: Visit, call: Call, token: str, message_id: str, waiter: Waiter) -> Outcome:
+        """Ask, and let the journal follow."""
+
+        def note(phase: Phase) -> None:
+            self._journal.turn(visit.record.request_id, phase)
+
+        outcome = self._exchange.ask(call, token, message_id, waiter, note)
+        _note(visit.record, outcome)
+        note("answering")
+        return outcome
+
+    def _waiter(self, visit: Visit, tick: Callable[[float], float] = lambda _: math.inf) -> Waiter:
+        """Who waits for REDCap on behalf of a request, as long as its client does and the proxy may."""
+
+        def watch(elapsed: float) -> float:
+            visit.request.raise_if_stopped()
+            return min(tick(elapsed), elapsed + _LOOK_UP)
+
+        return Waiter(limit=visit.settings.upstream_timeout, client=visit.request.connection, tick=watch)
 
     def _stream(self, visit: Visit, call: Call, token: str) -> None:
         message_id = new_id("msg")
         stream = events.EventStream(
-            events.opening_message(message_id, call.request.model, call.input_tokens),
+            events.opening_message(message_id, call.request.model, call.input_tokens, call.request.extras),
             thinking=call.request.thinking,
-            delay=self._settings.stream_delay,
-            interval=self._settings.ping_interval,
+            delay=visit.settings.stream_delay,
+            interval=visit.settings.ping_interval,
         )
 
         def tick(elapsed: float) -> float:
@@ -208,33 +330,73 @@ class App:
                 visit.send(event)
             return stream.due
 
-        waiter = Waiter(limit=self._settings.upstream_timeout, client=visit.request.connection, tick=tick)
-        outcome = self._exchange.ask(call, token, message_id, waiter)
-        _note(visit.record, outcome)
+        outcome = self._ask(visit, call, token, message_id, self._waiter(visit, tick))
         for event in stream.finish(outcome.message):
             visit.send(event)
         visit.response.end_stream()
 
     def _count_tokens(self, visit: Visit) -> None:
         self._credential(visit)
-        call = self._exchange.prepare(parse_request(visit.request.body, count_only=True))
-        visit.respond_json({"input_tokens": call.input_tokens})
+        call = self._prepare(visit, count_only=True)
+        edited = "context_management" in call.request.extras
+        original = {"context_management": {"original_input_tokens": call.input_tokens}} if edited else {}
+        visit.respond_json({"input_tokens": call.input_tokens, **original})
 
     def _models(self, visit: Visit) -> None:
         self._credential(visit)
-        names = models.offered_models(self._settings.model_map)
-        data = [self._model_json(name) for name in names]
-        visit.respond_json({"data": data, "has_more": False, "first_id": names[0], "last_id": names[-1]})
+        page = models.read_page(parse_qs(visit.request.query))
+        names = models.offered_models(visit.settings.model_map)
+        visit.respond_json(models.list_json([_model_json(name, visit.settings) for name in names], page))
 
     def _model(self, visit: Visit) -> None:
         self._credential(visit)
         name = unquote(visit.request.path.removeprefix("/v1/models/").rstrip("/"))
-        if models.choose_alias(name, self._settings.model_map).is_client_text:
+        if models.choose_alias(name, visit.settings.model_map).is_client_text:
             raise NotFound("There is no model of this name. GET /v1/models lists those there are.")
-        visit.respond_json(self._model_json(name))
+        visit.respond_json(_model_json(name, visit.settings))
 
-    def _model_json(self, name: str) -> dict[str, Any]:
-        return models.model_json(name, models.choose_alias(name, self._settings.model_map).alias)
+
+def _model_json(name: str, settings: Settings) -> dict[str, Any]:
+    return models.model_json(name, models.choose_alias(name, *settings.model_rules).alias)
+
+
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _client_id(headers: Mapping[str, str], name: str) -> str | None:
+    """An id that the client made up, for the log; anything that does not look like one is dropped."""
+    text = headers.get(name, "")
+    return text if _CLIENT_ID.fullmatch(text) else None
+
+
+def _trace(headers: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The W3C `traceparent` of a request, and the trace's id; a malformed one is to be ignored."""
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return (match[0], match[1]) if match else (None, None)
+
+
+# Products of Anthropic's that no text-only backend can stand in for.
+_ABSENT = {
+    "/v1/messages/batches": "Message Batches are not available on this server. Send the requests one by one.",
+    "/v1/files": "Files are not available on this server. Send their content in the message.",
+    "/v1/skills": "Skills are not available on this server.",
+    "/v1/organizations": "The Admin API is not available on this server.",
+    "/v1/complete": "Text completions are not available on this server. Use POST /v1/messages.",
+    "/v1/v1": "There is nothing at this path. The base URL must not end in /v1.",
+}
+
+
+def _explain_absence(path: str) -> str:
+    """Why there is nothing at a path."""
+    known = next((text for root, text in _ABSENT.items() if path == root or path.startswith(f"{root}/")), None)
+    return known or "There is nothing at this path. Messages are created with POST /v1/messages."
+
+
+def _listed(model: str, settings: Settings) -> str | None:
+    """The client's name for a model if it is one of the table's; any other is the client's text."""
+    name = model.removesuffix("[1m]")
+    return name if name in models.offered_models(settings.model_map) else None
 
 
 def _note(record: Record, outcome: Outcome) -> None:

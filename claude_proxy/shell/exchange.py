@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-from claude_proxy.core import followup, models, prompt, reply, securechat, slips, tokens
-from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse, Usage
+from claude_proxy.configuration import DEFAULT_SERVER
+from claude_proxy.core import models, prompt, securechat, slips, tokens
+from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
+from claude_proxy.core.health import Health
 from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer
+from claude_proxy.core.tokens import Correction
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings import Settings
+from claude_proxy.shell.asking import Asking, answer_nothing
+from claude_proxy.shell.turns import Turns
 from claude_proxy.shell.upstream import Upstream, Waiter
 
-_MAX_CONTINUATIONS = 16
+_Way: TypeAlias = tuple[Hashable, ...]
+Stage: TypeAlias = Literal["waiting for a turn", "asking", "asking again"]
 
 
 def new_id(prefix: str) -> str:
@@ -31,14 +41,22 @@ class Call:
     Attributes:
         request: what the client wants.
         choice: which alias answers, and why.
+        settings: as they were when the request began, for the server of the alias.
         prompt: what the model will read.
-        input_tokens: the estimate for it.
+        estimated: the tokens of its texts, as they are estimated for any alias.
+        input_tokens: what it will most likely cost with this alias.
+        most_tokens: what it may cost, with the error that must be reckoned with.
+        traceparent: the trace that the request belongs to, a W3C header for REDCap.
     """
 
     request: Request
     choice: Choice
+    settings: Settings
     prompt: Prompt
+    estimated: int
     input_tokens: int
+    most_tokens: int
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,80 +79,126 @@ class Outcome:
 
 
 class Exchange:
-    """Asks SecureChatAI, and remembers which aliases have ever answered."""
+    """Asks SecureChatAI, within a bound on calls at once, and remembers how its aliases fare."""
 
     def __init__(self, settings: Settings, upstream: Upstream) -> None:
+        """Begin, with the way to the default server.
+
+        Raises:
+            SettingsError, OSError: there is no way to one of the others.
+        """
         self.settings = settings
-        self._upstream = upstream
-        self._answered: set[str] = set()
+        self._upstreams = _find_ways(settings, {_way(settings): upstream})
+        self._turns = Turns(settings.max_calls, settings.max_waiting)
+        self._health: dict[str, Health] = {}  # by label of the alias
+        self._corrections: dict[str, Correction] = {}
+        self._lock = threading.Lock()
+
+    def adopt(self, settings: Settings) -> None:
+        """Go by new settings from the next request on; what is known of the aliases stays known.
+
+        Raises:
+            SettingsError, OSError: there is no way to one of the servers; then nothing has changed.
+        """
+        before, self._upstreams = self._upstreams, _find_ways(settings, self._upstreams)
+        self.settings = settings
+        self._turns.allow(settings.max_calls, settings.max_waiting)
+        for way in before.keys() - self._upstreams.keys():
+            before[way].close()
 
     def prepare(self, request: Request) -> Call:
         """Decide who is asked, and what; nothing is sent."""
-        choice = models.choose_alias(request.model, self.settings.model_map)
-        rendered = prompt.render(request, armoured=self.settings.redcap_decodes_entities)
-        return Call(request, choice, rendered, tokens.estimate(rendered.texts))
+        configured = self.settings
+        choice = models.choose_alias(request.model, *configured.model_rules)
+        settings = configured.at(choice.server)
+        rendered = prompt.render(request, choice.alias, armoured=settings.redcap_decodes_entities)
+        estimated = tokens.estimate(rendered.texts, choice.alias.tokenizer)
+        media = tokens.estimate_media(rendered.media)
+        correction = self._corrections.get(choice.label, Correction())
+        return Call(
+            request,
+            choice,
+            settings,
+            rendered,
+            estimated,
+            input_tokens=correction.apply(estimated) + media,
+            most_tokens=correction.apply_cautiously(estimated) + media,
+        )
 
-    def ask(self, call: Call, token: str, message_id: str, waiter: Waiter) -> Outcome:
+    def ask(
+        self,
+        call: Call,
+        token: str,
+        message_id: str,
+        waiter: Waiter,
+        note: Callable[[Stage], None] = lambda _: None,
+    ) -> Outcome:
         """Ask the model and read its reply; ask again where it cannot be read or was cut off.
+
+        Args:
+            call: what to ask.
+            token: for REDCap.
+            message_id: of the message to be made.
+            waiter: who waits on behalf of the client.
+            note: told what the request has come to.
 
         Raises:
             PromptTooLong: the prompt exceeds the alias's window; nothing was sent.
             ProxyError: REDCap or the model failed.
             ClientGone: the client did not wait for the answer.
         """
-        alias = call.choice.alias
-        if call.input_tokens > alias.window:
-            raise PromptTooLong(call.input_tokens, alias.window)
-        asking = _Asking(self, call, token, waiter)
-        read = asking.read(asking.ask(call.prompt))
-        read = asking.repair(asking.continue_(read))
-        content, mended = self._for_client(call, read.content)
-        message = Message(message_id, call.request.model, content, read.stop_reason, asking.usage)
+        request, alias = call.request, call.choice.alias
+        if call.most_tokens > alias.window:
+            raise PromptTooLong(call.most_tokens, alias.window)
+        if request.max_tokens == 0:
+            return Outcome(answer_nothing(request, message_id, call.input_tokens))
+        asks, settings = itertools.count(), call.settings
+
+        def post(prompt: Prompt, max_tokens: int) -> Answer:
+            if next(asks) == 1:  # all asks after the first share a time limit of their own
+                waiter.renew(settings.upstream_timeout)
+                note("asking again")
+            answer = self._post(call, prompt, token, max_tokens, waiter)
+            if prompt is call.prompt:
+                self._learn(call, answer)
+            return answer
+
+        armoured = settings.redcap_decodes_entities
+        asking = Asking(request, alias, post, lambda: new_id("toolu"), armoured=armoured)
+        note("waiting for a turn")
+        with self._turns.take(token, waiter):
+            note("asking")
+            waiter.renew(settings.upstream_timeout)
+            read = asking.reply(call.prompt)
+        content, mended = _for_client(request, read)
+        message = Message(
+            message_id, request.model, content, read.stop_reason, asking.usage, read.stop_sequence, request.extras
+        )
         return Outcome(message, asking.repairs, asking.continuations, mended, asking.failure)
 
-    def _for_client(self, call: Call, content: Iterable[ContentBlock]) -> tuple[tuple[ContentBlock, ...], int]:
-        """The content as the client wants it, and in how many edits a slip was mended.
-
-        Thinking is left out where the request does not allow it, unless there is nothing else to show.
-        """
-        blocks: list[ContentBlock] = []
-        mended = 0
-        for block in content:
-            if isinstance(block, ToolUse):
-                arguments = slips.mend(block.input, lambda: slips.shown_texts(call.request.messages))
-                mended += arguments is not None
-                blocks.append(replace(block, input=arguments or block.input))
-            elif call.request.thinking or not isinstance(block, Thinking):
-                blocks.append(block)
-        thoughts = [Text(block.thinking) for block in content if isinstance(block, Thinking)]
-        return tuple(blocks or thoughts), mended
-
-    def post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
+    def _post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
         """Ask once.
 
         Raises:
             ProxyError: REDCap or the model failed.
         """
-        answer = self._post(call, prompt, token, max_tokens, waiter)
-        if answer.is_apology:
-            raise self._explain_apology(call.choice)
-        self._answered.add(call.choice.alias.name)
-        return answer
-
-    def _post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
-        settings = self.settings
+        settings = call.settings
+        own = settings.redcap_api_token
         fields = securechat.form_fields(
             prompt,
-            token=token,
+            token=own.reveal() if own else token,
             prefix=settings.redcap_module_prefix,
             alias=call.choice.alias,
             max_tokens=max_tokens,
             temperature=call.request.temperature,
             top_p=call.request.top_p,
         )
+        began = waiter.elapsed
         content_type, body = securechat.encode_form(fields, new_id("form"))
-        came = self._upstream.post(content_type, body, waiter)
-        return securechat.read_answer(
+        trace = {"traceparent": call.traceparent} if call.traceparent else None
+        upstream = self._upstreams.get(_way(settings)) or Upstream.from_settings(settings)  # if it is known no more
+        came = upstream.post(content_type, body, waiter, trace)
+        answer = securechat.read_answer(
             came.status,
             came.headers,
             came.body,
@@ -142,14 +206,20 @@ class Exchange:
             prefix=settings.redcap_module_prefix,
             sent_bytes=len(body),
         )
+        if answer.is_apology:
+            raise self._explain_apology(call.choice)
+        self._note_health(call.choice, lambda health: health.after_answer(time.monotonic(), waiter.elapsed - began))
+        return answer
 
     def _explain_apology(self, choice: Choice) -> ProxyError:
         """SecureChatAI apologises in the same words for a model that is down and for one that does not exist."""
-        name = choice.alias.name
-        if name in self._answered:
+        name = choice.label
+        health = self._note_health(choice, Health.after_failure)
+        if health.has_answered:
             return ModelOverloaded(
                 f"The model behind the SecureChatAI alias {name!r} does not answer at the moment; it has answered "
-                "before. SecureChatAI has already tried three times."
+                "before. SecureChatAI has already tried three times.",
+                retry_after=health.retry_after,
             )
         return ModelNeverAnswered(
             f"The SecureChatAI alias {name!r} has not answered since this proxy started. It was chosen by "
@@ -158,89 +228,60 @@ class Exchange:
             "another model."
         )
 
+    def health(self, label: str) -> Health:
+        """What is known of how an alias fares, by the label of `Choice`."""
+        return self._health.get(label, Health())
 
-class _Asking:
-    """The asks that one request takes: the first, at most one repair, a bounded number of continuations."""
+    def _learn(self, call: Call, answer: Answer) -> None:
+        """Take the usage that came back as a measure of the estimates; that of images says nothing about texts."""
+        if not answer.input_tokens or next(call.prompt.media, None):
+            return
+        name = call.choice.label
+        with self._lock:
+            known = self._corrections.get(name, Correction())
+            self._corrections[name] = known.learn(call.estimated, answer.input_tokens)
 
-    def __init__(self, exchange: Exchange, call: Call, token: str, waiter: Waiter) -> None:
-        self._exchange = exchange
-        self._call = call
-        self._token = token
-        self._waiter = waiter
-        self._alias = call.choice.alias
-        wanted = call.request.max_tokens
-        self._wanted = self._alias.max_output if wanted is None else max(1, wanted)
-        self._max_tokens = min(self._wanted, self._alias.max_output)
-        self._armoured = exchange.settings.redcap_decodes_entities
-        demanded = call.request.tool_choice.name
-        tools = call.request.callable_tools
-        self._tools = {tool.name: tool for tool in tools if demanded in {None, tool.name}}
-        self._asked = 0
-        self._text = ""
-        self._cut = False
-        self.usage = Usage(0, 0)
-        self.repairs = 0
-        self.failure: str | None = None
-        self.continuations = 0
+    def _note_health(self, choice: Choice, change: Callable[[Health], Health]) -> Health:
+        """Remember how a call went. Of names that clients made up, only those that answer are kept."""
+        name = choice.label
+        with self._lock:
+            health = change(self.health(name))
+            if health.has_answered or not choice.is_client_text:
+                self._health[name] = health
+            return health
 
-    def ask(self, prompt: Prompt) -> str:
-        """Ask once, and count what it costs. All asks after the first share a time limit of their own."""
-        if self._asked == 1:
-            self._waiter.renew(self._exchange.settings.upstream_timeout)
-        self._asked += 1
-        answer = self._exchange.post(self._call, prompt, self._token, self._max_tokens, self._waiter)
-        self._cut = securechat.reached_limit(self._alias, self._max_tokens, answer.output_tokens)
-        self.usage = Usage(
-            self.usage.input_tokens + (answer.input_tokens or tokens.estimate(prompt.texts)),
-            self.usage.output_tokens + (answer.output_tokens or tokens.estimate([answer.text])),
-        )
-        return answer.text
 
-    def read(self, text: str) -> Reply:
-        """Read a reply."""
-        self._text = text
-        choice = self._call.request.tool_choice
-        read = reply.read_reply(
-            text,
-            self._tools,
-            lambda: new_id("toolu"),
-            cut=self._cut,
-            single_call=choice.disable_parallel_tool_use,
-            decoded=self._armoured,
-        )
-        demanded = choice.type in {"any", "tool"} and self._tools and not read.calls and not read.truncated
-        return replace(read, defect="a tool must be called now") if demanded and not read.defect else read
+def _way(settings: Settings) -> _Way:
+    """What an upstream depends on: settings that agree in this can share one."""
+    return (
+        *(settings.redcap_api_url, settings.connect_timeout, settings.silence_timeout),
+        *(settings.redcap_ca_bundle, settings.redcap_tls_minimum),
+        *(settings.https_proxy, settings.http_proxy, settings.no_proxy),
+    )
 
-    def continue_(self, read: Reply) -> Reply:
-        """Continue a reply that was cut off, until it is whole or the client's limit is reached."""
-        while (
-            read.truncated
-            and self.usage.output_tokens < self._wanted
-            and self.continuations < _MAX_CONTINUATIONS
-            and self._text
-        ):
-            seam = followup.cut_back(self._text)
-            try:
-                more = self.ask(followup.ask_on(self._call.prompt, seam, armoured=self._armoured))
-            except ProxyError as error:
-                self.failure = type(error).__name__
-                break  # what is whole is worth more than an error
-            joined = followup.join(seam, more)
-            if joined is None or len(joined) <= len(self._text):
-                break
-            self.continuations += 1
-            read = self.read(joined)
-        return read
 
-    def repair(self, read: Reply) -> Reply:
-        """Ask once more for a call that could not be read; the first reply stands if that does not help."""
-        if not read.defect:
-            return read
-        try:
-            text = self.ask(followup.ask_again(self._call.prompt, self._text, read.defect, armoured=self._armoured))
-        except ProxyError as error:
-            self.failure = type(error).__name__
-            return read
-        self.repairs += 1
-        again = self.read(text)
-        return again if again.calls else read
+def _find_ways(settings: Settings, known: Mapping[_Way, Upstream]) -> dict[_Way, Upstream]:
+    """An upstream for every server; those that are known already are kept."""
+    sites = [settings.at(name) for name in (DEFAULT_SERVER, *settings.servers)]
+    return {_way(site): known.get(_way(site)) or Upstream.from_settings(site) for site in sites}
+
+
+def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...], int]:
+    """The content as the client wants it, and in how many edits a slip was mended.
+
+    Thinking is left out where the request does not allow it, unless the model has said nothing else.
+    """
+    blocks: list[ContentBlock] = []
+    mended = 0
+    for block in read.content:
+        if isinstance(block, ToolUse):
+            arguments = slips.mend(block.input, lambda: slips.shown_texts(request.messages))
+            mended += arguments is not None
+            blocks.append(replace(block, input=arguments or block.input))
+        elif not isinstance(block, Thinking):
+            blocks.append(block)
+        elif request.thinking:
+            blocks.append(replace(block, thinking="") if request.hides_thinking else block)
+    if not blocks and read.stop_sequence is None:
+        blocks += [Text(block.thinking) for block in read.content if isinstance(block, Thinking)]
+    return tuple(blocks), mended

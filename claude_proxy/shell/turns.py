@@ -41,7 +41,7 @@ class Turns:
             at_once: how many turns may be taken at once.
             most_waiting: how many may wait; further ones are refused.
         """
-        self._free = at_once
+        self._at_once = self._free = at_once  # fewer than none are free while more are taken than there may be now
         self._most_waiting = most_waiting
         self._queues: dict[str, deque[_Ticket]] = {}  # by credential; the next to be served is the first
         self._waiting = 0
@@ -51,6 +51,15 @@ class Turns:
     def waiting(self) -> int:
         """How many wait."""
         return self._waiting
+
+    def allow(self, at_once: int, most_waiting: int) -> None:
+        """Change the bounds. Who has a turn keeps it, and who waits goes on waiting or gets one now."""
+        with self._lock:
+            self._free += at_once - self._at_once
+            self._at_once, self._most_waiting = at_once, most_waiting
+            while self._free > 0 and self._queues:
+                self._free -= 1
+                self._serve_next()
 
     @contextlib.contextmanager
     def take(self, credential: str, waiter: Waiter) -> Iterator[None]:
@@ -70,7 +79,7 @@ class Turns:
     def _enter(self, credential: str) -> _Ticket | None:
         """Take a free turn, or a place in the queue."""
         with self._lock:
-            if self._free:
+            if self._free > 0:
                 self._free -= 1
                 return None
             if self._waiting >= self._most_waiting:
@@ -116,12 +125,16 @@ class Turns:
     def _leave(self) -> None:
         """Pass the turn on to the first who waits under the next credential."""
         with self._lock:
-            if not self._queues:
+            if self._queues and self._free >= 0:
+                self._serve_next()
+            else:
                 self._free += 1
-                return
-            credential = next(iter(self._queues))
-            queue = self._queues.pop(credential)
-            queue.popleft().grant()
-            self._waiting -= 1
-            if queue:
-                self._queues[credential] = queue  # at the end of the line
+
+    def _serve_next(self) -> None:
+        """Grant a turn to the first who waits under the next credential."""
+        credential = next(iter(self._queues))
+        queue = self._queues.pop(credential)
+        queue.popleft().grant()
+        self._waiting -= 1
+        if queue:
+            self._queues[credential] = queue  # at the end of the line

@@ -12,6 +12,7 @@ from conftest import NOTHING, PATIENCE, TOKEN, Redcap, message_request
 from claude_proxy.core import tokens
 from claude_proxy.core.content import Message, Text, ToolUse
 from claude_proxy.core.request import parse_request
+from claude_proxy.core.response import message_json
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings import Settings
 from claude_proxy.shell.exchange import Call, Exchange, new_id
@@ -169,8 +170,57 @@ def test_one_call_where_only_one_is_allowed(redcap: Redcap, exchange: Exchange) 
 def test_a_reply_that_the_alias_has_cut_says_so(redcap: Redcap, exchange: Exchange) -> None:
     """SecureChatAI calls it `end_turn`, and calls `max_tokens` what is not."""
     redcap.queue(ModelReply("And so", 40, 8_192), ModelReply("That is all.", 40, 2_000))
-    assert ask(exchange).stop_reason == "max_tokens"
-    assert ask(exchange).stop_reason == "end_turn"
+    assert ask(exchange, {"max_tokens": 8_000}).stop_reason == "max_tokens"
+    assert ask(exchange, {"max_tokens": 8_000}).stop_reason == "end_turn"
+
+
+THOUGHT = "<think>\nHm.\n</think>\nYes."
+THINKING: list[tuple[str, Any, str, list[tuple[str, str]]]] = [
+    # what is asked, thinking, the reply, the kinds and texts of the blocks
+    ("not at all", None, THOUGHT, [("text", "Yes.")]),
+    ("disabled", {"type": "disabled"}, THOUGHT, [("text", "Yes.")]),
+    ("between tools", {"type": "between_tools"}, THOUGHT, [("text", "Yes.")]),
+    ("enabled", {"type": "enabled", "budget_tokens": 1024}, THOUGHT, [("thinking", "Hm."), ("text", "Yes.")]),
+    ("adaptive", {"type": "adaptive"}, THOUGHT, [("thinking", "Hm."), ("text", "Yes.")]),
+    ("hidden", {"type": "adaptive", "display": "omitted"}, THOUGHT, [("thinking", ""), ("text", "Yes.")]),
+    ("there is none", {"type": "adaptive"}, "Yes.", [("text", "Yes.")]),
+]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "reply", "blocks"), [row[1:] for row in THINKING], ids=[row[0] for row in THINKING]
+)
+def test_thinking_comes_where_it_is_allowed(
+    redcap: Redcap, exchange: Exchange, thinking: Any, reply: str, blocks: list[tuple[str, str]]
+) -> None:
+    redcap.queue(reply)
+    body = message_json(ask(exchange, {"thinking": thinking}))
+    assert [(block["type"], block[block["type"]]) for block in body["content"]] == blocks
+    assert all(block["signature"] for block in body["content"] if block["type"] == "thinking")
+
+
+def test_a_model_that_only_thinks_is_not_silenced(redcap: Redcap, exchange: Exchange) -> None:
+    redcap.queue("<think>Hm.</think>", "<think>Hm, hm.</think>")
+    assert ask(exchange).content == (Text("Hm."),)
+
+
+def test_thinking_is_not_shown_in_place_of_a_text_that_was_stopped(redcap: Redcap, exchange: Exchange) -> None:
+    redcap.queue("<think>Hm.</think>\nEND")
+    message = ask(exchange, {"stop_sequences": ["END"]})
+    assert (message.content, message.stop_reason, message.stop_sequence) == ((), "stop_sequence", "END")
+
+
+def test_what_the_request_asked_about_is_answered(redcap: Redcap, exchange: Exchange) -> None:
+    redcap.queue("Yes.")
+    assert ask(exchange, {"context_management": {"edits": []}}).extras == {"context_management": {"applied_edits": []}}
+
+
+def test_max_tokens_zero_sends_nothing(redcap: Redcap, exchange: Exchange) -> None:
+    message = ask(exchange, {"max_tokens": 0})
+    assert (message.content, message.stop_reason) == ((), "max_tokens")
+    assert message.usage.input_tokens == prepared(exchange).input_tokens
+    assert message.usage.output_tokens == 0
+    assert not redcap.requests
 
 
 def test_ids_are_never_given_twice() -> None:
@@ -191,10 +241,11 @@ def failure(exchange: Exchange, changes: Mapping[str, Any] = NOTHING) -> ProxyEr
 @pytest.mark.parametrize(("model", "window"), [("claude-haiku-4-5", 128_000), ("claude-sonnet-4", 200_000)])
 def test_a_prompt_beyond_the_window_is_never_sent(redcap: Redcap, exchange: Exchange, model: str, window: int) -> None:
     changes = {"model": model, "messages": [{"role": "user", "content": "word " * 2 * window}]}
-    size = prepared(exchange, changes).input_tokens
+    size = prepared(exchange, changes).most_tokens
     error = failure(exchange, changes)
     assert type(error) is PromptTooLong
     assert error.message == f"prompt is too long: {size} tokens > {window} maximum"
+    assert type(failure(exchange, {**changes, "max_tokens": 0})) is PromptTooLong
     assert not redcap.requests
 
 

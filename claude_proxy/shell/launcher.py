@@ -1,0 +1,501 @@
+"""Starts Claude Code before a proxy, and stays out of its way.
+
+What it must be told is computed in `core.client_environment`; here are the file system, the port and the process.
+Claude Code runs as a child in the same process group and with the same terminal: Ctrl-C reaches it from the terminal,
+so we let it pass; a signal that was meant for us is passed on; when it stops itself (Ctrl-Z) we stop too, or the shell
+would never get its terminal back.
+"""
+
+from __future__ import annotations
+
+import hmac
+import http.client
+import io
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self, TextIO
+from urllib.parse import urlsplit
+
+from claude_proxy.core.client_environment import (
+    AUTH_TOKEN,
+    SettingsConflict,
+    choose_mode,
+    choose_model,
+    compute_changes,
+    find_option,
+    outranked,
+    read_settings,
+    settings_text,
+)
+from claude_proxy.core.models import Choice, choose_alias
+from claude_proxy.settings import Secret, Settings
+from claude_proxy.shell.identity import prove
+
+FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
+WINDOWS = sys.platform == "win32"
+_OPTIONS = ("--claude", "--log")  # ours, with a value
+_HELP = ("-h", "--help")
+_KNOCK = 2.0  # seconds for a proxy on this machine to answer
+_INSTALL = "irm https://claude.ai/install.ps1 | iex" if WINDOWS else "curl -fsSL https://claude.ai/install.sh | bash"
+
+
+class LaunchError(Exception):
+    """Claude Code cannot be started; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = MISUSED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands behind `run`, as our options and claude's arguments.
+
+    Ours come first; whatever is not ours ends them, or `--`, which is dropped.
+    """
+    place = 0
+    while place < len(arguments):
+        argument = arguments[place]
+        if argument == "--":
+            return list(arguments[:place]), list(arguments[place + 1 :])
+        if argument in _OPTIONS:
+            place += 2
+        elif argument in _HELP or argument.partition("=")[0] in _OPTIONS:
+            place += 1
+        else:
+            break
+    return list(arguments[:place]), list(arguments[place:])
+
+
+# --- finding things ---------------------------------------------------------------------------------------------------
+
+
+def find_claude(chosen: str | None, environ: Mapping[str, str]) -> str:
+    """The path of Claude Code.
+
+    Args:
+        chosen: a name or path of the user's choice.
+        environ: where PATH is looked up.
+
+    Raises:
+        LaunchError: there is none.
+    """
+    path = environ.get("PATH", os.defpath)
+    if chosen:
+        found = shutil.which(Path(chosen).expanduser(), path=path)
+        if not found:
+            raise LaunchError(f"CLAUDE={chosen} is no program that can be started.", NOT_FOUND)
+        return str(found)
+    # Where its installer puts it, and shells that were open before do not look.
+    found = shutil.which("claude", path=path) or shutil.which(Path.home() / ".local" / "bin" / "claude")
+    if not found:
+        raise LaunchError(
+            f"Claude Code (claude) is not on the PATH. Install it with: {_INSTALL} (or: npm install -g "
+            "@anthropic-ai/claude-code), or set CLAUDE to its path.",
+            NOT_FOUND,
+        )
+    return str(found)
+
+
+def check_batch_file(program: str, arguments: Sequence[str], *, windows: bool = WINDOWS) -> None:
+    """Refuse what Windows cannot hand over as it stands: its command interpreter reads a batch file's arguments.
+
+    Raises:
+        LaunchError: an argument holds a character that it would act upon.
+    """
+    if windows and program.lower().endswith((".cmd", ".bat")):
+        for argument in arguments:
+            if set(argument) & set('"%&|<>^!\r\n'):
+                raise LaunchError(
+                    f"{program} is a batch file, to which Windows cannot hand over an argument with any of "
+                    '" % & | < > ^ ! or an end of line as it stands. Set CLAUDE to the path of claude.exe.'
+                )
+
+
+@dataclass(frozen=True)
+class ClaudeSettings:
+    """What Claude Code's settings files say that matters here.
+
+    Attributes:
+        env: variables that outrank the environment's.
+        model: the model of whoever names none.
+        mode: the permission mode of whoever names none.
+        fixed: variables of the organisation's settings, which nothing outranks.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+    mode: str | None = None
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+
+def settings_path(environ: Mapping[str, str]) -> Path:
+    """The user's settings file of Claude Code."""
+    folder = environ.get("CLAUDE_CONFIG_DIR")
+    return (Path(folder) if folder else Path.home() / ".claude") / "settings.json"
+
+
+def managed_path(environ: Mapping[str, str]) -> Path:
+    """The organisation's settings file of Claude Code."""
+    if WINDOWS:
+        return Path(environ.get("PROGRAMFILES", r"C:\Program Files")) / "ClaudeCode" / "managed-settings.json"
+    mac = sys.platform == "darwin"
+    return Path("/Library/Application Support/ClaudeCode" if mac else "/etc/claude-code") / "managed-settings.json"
+
+
+def load_claude_settings(arguments: Sequence[str], environ: Mapping[str, str], folder: Path) -> ClaudeSettings:
+    """Read the settings files that Claude Code will read; one that cannot be read says nothing, as for itself."""
+    files = [settings_path(environ), folder / ".claude" / "settings.json", folder / ".claude" / "settings.local.json"]
+    texts = [_text_of(path) for path in files]
+    given = find_option(arguments, "--settings")
+    if given:
+        texts.append(given if given.lstrip().startswith("{") else _text_of(folder / given))
+    managed = _parse(_text_of(managed_path(environ)))
+    all_settings = [*(_parse(text) for text in texts), managed]
+    env = {name: text for settings in all_settings for name, text in settings.get("env", {}).items()}
+    models = [settings["model"] for settings in all_settings if isinstance(settings.get("model"), str)]
+    modes = [mode for settings in all_settings if (mode := _mode(settings))]
+    model, mode = models[-1] if models else None, modes[-1] if modes else None
+    return ClaudeSettings(env, model, mode, managed.get("env", {}))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError):
+        return ""
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return read_settings(text)
+    except SettingsConflict:
+        return {}
+
+
+def _mode(settings: Mapping[str, Any]) -> str | None:
+    permissions = settings.get("permissions")
+    mode = permissions.get("defaultMode") if isinstance(permissions, dict) else None
+    return mode if isinstance(mode, str) else None
+
+
+# --- the proxy --------------------------------------------------------------------------------------------------------
+
+
+def local_url(settings: Settings) -> str:
+    """The address under which clients on this machine reach a proxy with these settings."""
+    host = _local_host(settings)
+    return f"http://[{host}]:{settings.listen_port}" if ":" in host else f"http://{host}:{settings.listen_port}"
+
+
+def _local_host(settings: Settings) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen_host, settings.listen_host)  # noqa: S104
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether a proxy with these settings listens where they say, and has proved it. No token is sent."""
+    challenge = secrets.token_hex(16)
+    proof = prove(settings, challenge)
+    if proof is None or settings.listen_port == 0:
+        return False
+    connection = http.client.HTTPConnection(_local_host(settings), settings.listen_port, timeout=_KNOCK)
+    try:
+        connection.request("GET", f"/health?challenge={challenge}")
+        answer = json.loads(connection.getresponse().read(4096))
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        return False
+    finally:
+        connection.close()
+    given = answer.get("proof") if isinstance(answer, dict) else None
+    return isinstance(given, str) and hmac.compare_digest(given.encode(), proof.encode())
+
+
+def private_settings(settings: Settings, token: str) -> Settings:
+    """The settings of a proxy for one client: on a free port of this machine, for this one token."""
+    return replace(
+        settings,
+        listen_host="127.0.0.1",
+        listen_port=0,
+        redcap_api_token=Secret(token),
+        max_connections=min(settings.max_connections, 500),  # one client opens a few dozen
+    )
+
+
+class Kept(io.StringIO):
+    """Where a journal writes while the terminal is claude's: the last lines, for when it has ended."""
+
+    def __init__(self, most: int = 5) -> None:
+        super().__init__()
+        self.count = 0
+        self.lines: deque[str] = deque(maxlen=most)
+
+    def write(self, text: str, /) -> int:
+        """Keep a line."""
+        if line := text.strip():
+            self.lines.append(line)
+            self.count += 1
+        return len(text)
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def client_token(settings: Settings, *sources: Mapping[str, str]) -> str:
+    """The credential for Claude Code: the proxy's own token, or where clients bring theirs, the user's.
+
+    Raises:
+        LaunchError: there is none, or it cannot be sent.
+    """
+    if settings.redcap_api_token:
+        return settings.redcap_api_token.reveal()
+    token = next(filter(None, (source.get(AUTH_TOKEN, "").strip() for source in sources)), "")
+    if not token:
+        raise LaunchError(
+            "there is no token. Put REDCAP_API_TOKEN=your-redcap-token into .env or into the environment, or set "
+            f"{AUTH_TOKEN} to it."
+        )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise LaunchError(f"{AUTH_TOKEN} cannot be used: it must be printable ASCII without blanks.")
+    return token
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Who will answer: the model name that Claude Code sends, and what it leads to."""
+
+    model: str
+    choice: Choice
+
+    def line(self, settings: Settings, encoding: str | None) -> str:
+        """The line that says so, for a terminal with this encoding."""
+        arrow = "\u2192"
+        try:
+            arrow.encode(encoding or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            arrow = "->"
+        note = " (no rule maps this name)" if self.choice.is_client_text else ""
+        line = f"{self.model} {arrow} {self.choice.alias.name}{note} via {urlsplit(settings.redcap_api_url).hostname}"
+        return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def find_answerer(
+    asked: str | None, settings: Settings, environ: Mapping[str, str], env: Mapping[str, str], configured: str | None
+) -> Answerer:
+    """Who answers a client that asks for a model, or for none.
+
+    Args:
+        asked: the value of `--model`.
+        settings: the proxy's.
+        environ: the environment.
+        env: what Claude Code's settings set on top of it.
+        configured: `model` of Claude Code's settings.
+    """
+    model = choose_model(asked, {**environ, **env}, configured)
+    return Answerer(model, choose_alias(model, *settings.model_rules))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command with its environment, and what to tell the user before."""
+
+    command: tuple[str, ...]
+    environ: Mapping[str, str]
+    sentences: tuple[str, ...] = ()
+
+
+def plan_launch(
+    program: str,
+    arguments: Sequence[str],
+    *,
+    base_url: str,
+    token: str,
+    answerer: Answerer,
+    environ: Mapping[str, str],
+    claude: ClaudeSettings,
+) -> Launch:
+    """How to start Claude Code for a proxy.
+
+    Raises:
+        LaunchError: its settings send it elsewhere, and cannot be outranked.
+    """
+    changes = compute_changes(base_url, token, answerer.choice.alias, environ, claude.env)
+    overrides = outranked(changes, claude.env)
+    beyond = [name for name in overrides if name == AUTH_TOKEN or name in claude.fixed]
+    if find_option(arguments, "--settings") is not None:
+        beyond = list(overrides)  # only the last --settings counts, and that one is the user's
+    if beyond:
+        raise LaunchError(
+            f"Claude Code's settings have other values of {', '.join(beyond)}, which outrank what is set here. Remove "
+            "them from \"env\" in its settings.json: yours, the project's, the organisation's, or that of --settings."
+        )
+    mode = choose_mode(arguments, claude.mode)
+    # Never a secret: that is refused above, for arguments can be seen by everybody on the machine.
+    extra = ("--settings", json.dumps({"env": overrides})) if overrides else ()
+    whole = (*extra, *mode.arguments, *arguments)
+    check_batch_file(program, whole)
+    return Launch((program, *whole), changes.applied_to(environ), (mode.sentence,) if mode.sentence else ())
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def run_claude(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run Claude Code to its end, with our terminal.
+
+    Returns:
+        Its exit code; 128 and the signal's number if a signal ended it, as shells say it.
+
+    Raises:
+        LaunchError: it cannot be started.
+    """
+    with _Signals() as signals:
+        try:
+            process = subprocess.Popen(command, env=dict(environ))  # noqa: S603 - the user's own program and arguments
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise LaunchError(f"{command[0]} cannot be started: {reason}.", NOT_STARTABLE) from None
+        signals.pass_to(process)
+        code = _wait(process)
+    return 128 - code if code < 0 else code
+
+
+_OF_THE_TERMINAL = ("SIGINT", "SIGQUIT", "SIGBREAK")
+_FOR_US = ("SIGTERM", "SIGHUP")
+
+
+class _Signals:
+    """While claude runs, its terminal's signals are its own, and ours are passed on."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name in (*_OF_THE_TERMINAL, *_FOR_US):
+            number = getattr(signal, name, None)
+            # What is ignored already (nohup) is left so, for claude inherits that; a handler it does not inherit.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._pass_on if name in _FOR_US else self._ignore)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def pass_to(self, process: subprocess.Popen[bytes]) -> None:
+        """Begin to pass signals on, with those that came before."""
+        self._process = process
+        for number in self._early:
+            self._pass_on(number, None)
+
+    def _ignore(self, _number: int, _frame: FrameType | None) -> None:
+        pass
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        if self._process is None:
+            self._early.append(number)
+        elif WINDOWS:
+            self._process.terminate()
+        else:
+            # Not `send_signal`, which would take the exit status away from whoever waits for it.
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    if sys.platform == "win32":
+        return process.wait()
+    while True:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode
+        # The shell has stopped the two of us together if claude goes on by now: then there is nothing left to do.
+        _, since = os.waitpid(process.pid, os.WNOHANG | os.WCONTINUED)
+        if since == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(process.pid, signal.SIGCONT)
+        elif not os.WIFCONTINUED(since):
+            process.returncode = os.waitstatus_to_exitcode(since)
+            return process.returncode
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def open_log(path: Path) -> TextIO:
+    """A log file to append to, which only its owner may read.
+
+    Raises:
+        LaunchError: it cannot be written.
+    """
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
+    return os.fdopen(number, "a", encoding="utf-8")
+
+
+def load_settings_file(path: Path) -> dict[str, Any]:
+    """The settings in a file that is to be merged with; none where there is no file.
+
+    Raises:
+        LaunchError: the file cannot be read or understood.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return read_settings(text) if text.strip() else {}
+    except FileNotFoundError:
+        return {}
+    except SettingsConflict as error:
+        raise LaunchError(f"{path} was left as it is: {error}. Correct it first.", FAILED) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise LaunchError(f"{path} was left as it is, for it cannot be read: {reason}.", FAILED) from None
+
+
+def save_settings_file(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write settings whole or not at all, for their owner's eyes only.
+
+    Raises:
+        LaunchError: the file cannot be written.
+    """
+    try:
+        target = path.resolve()  # a link stays one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as file:
+            file.write(settings_text(settings).encode())
+    except OSError as error:
+        raise LaunchError(f"{path} cannot be written: {error.strerror or error}.", FAILED) from None
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[io.BufferedIOBase]:
+    """A file that takes another's place once it is written; mode 600, as `mkstemp` makes it."""
+    number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def lies_in_repository(path: Path) -> bool:
+    """Whether a file lies in a Git work tree, where it might be committed."""
+    return any((folder / ".git").exists() for folder in path.resolve().parents)
