@@ -59,13 +59,12 @@ def read_calls(text: str, start: int) -> CallBlock | None:
 
 def begins(text: str, start: int, *, unmistakable: bool = False) -> bool:
     """Whether a dialect may begin at a position, or one that nothing else could be."""
-    if not _LIKELY.match(text, start):
-        return False
-    return any(opening.match(text, start) for opening, _, certain in _DIALECTS if certain or not unmistakable)
+    openings = _UNMISTAKABLE_OPENINGS if unmistakable else _OPENINGS
+    return openings.match(text, start) is not None
 
 
 def _read_one(text: str, start: int, *, first: bool) -> _Read | None:
-    if not _LIKELY.match(text, start):
+    if not begins(text, start):
         return None
     for opening, reader, unmistakable in _DIALECTS:
         if (first or unmistakable or reader in {_bare_json, _fenced_json}) and (match := opening.match(text, start)):
@@ -82,6 +81,9 @@ def _read_one(text: str, start: int, *, first: bool) -> _Read | None:
 
 _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipient_name", "action")
 _ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "params", "action_input", "tool_input", "kwargs")
+# Tuples, because what stands in their place may be an object or a list, which no set takes.
+_TYPES_OF_CALLS = ("tool_use", "function_call")
+_TYPES_OF_WORDS = ("text", "thinking")
 
 
 def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
@@ -93,10 +95,7 @@ def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
     """
     match value:
         case list():
-            blocks = [
-                item for item in value if not (isinstance(item, dict) and item.get("type") in {"text", "thinking"})
-            ]
-            calls = [_as_calls(item, certain=certain) for item in blocks]
+            calls = [_as_calls(item, certain=certain) for item in value if not _is_words(item)]
             return tuple(call for part in calls for call in part) if all(calls) else ()
         case {"tool_calls": list(items)}:
             return _as_calls(items, certain=True)
@@ -109,13 +108,14 @@ def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
         case {"tool_uses": list(items)}:
             return _as_calls(items, certain=True)
         case dict():
-            return _as_call(value, certain=certain or value.get("type") in {"tool_use", "function_call"})
+            return _as_call(value, certain=certain or value.get("type") in _TYPES_OF_CALLS)
         case _:
             return ()
 
 
 def _is_words(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") in {"text", "thinking"}
+    """Whether an item of a message's content is said or thought, not called."""
+    return isinstance(item, dict) and item.get("type") in _TYPES_OF_WORDS
 
 
 def _as_call(value: Mapping[str, Any], *, certain: bool) -> tuple[Call, ...]:
@@ -141,22 +141,24 @@ def _as_object(value: Any) -> dict[str, Any] | None:
 
 def _json_values(text: str, position: int, *, certain: bool) -> _Read | None:
     """One JSON value after another, each a call or a list of calls."""
-    calls: tuple[Call, ...] = ()
+    calls: list[Call] = []
     while True:
         at = _SEPARATOR.match(text, position)
         begin = at.end() if at else position
         if begin >= len(text) and certain and not calls:
             return _Read((), begin, complete=False)
         if begin >= len(text) or text[begin] not in ('{["' if certain else "{["):
-            return _Read(calls, position) if calls else None
+            return _Read(tuple(calls), position) if calls else None
         value = loose_json.read_value(text, begin)
         if not value.complete:
-            return _Read(calls + _as_calls(_without_last(value.value), certain=certain), value.end, complete=False)
+            calls += _as_calls(_without_last(value.value), certain=certain)
+            return _Read(tuple(calls), value.end, complete=False)
         decoded = _as_object(value.value) if isinstance(value.value, str) else value.value
         found = _as_calls(decoded, certain=certain)
         if not found:
-            return _Read(calls, position) if calls else None
-        calls, position = calls + found, value.end
+            return _Read(tuple(calls), position) if calls else None
+        calls += found
+        position = value.end
 
 
 def _without_last(value: Any) -> Any:
@@ -174,7 +176,7 @@ _SEPARATOR = re.compile(r"[\s,;]*")
 _KEYS = "|".join(
     (*_NAME_KEYS, *_ARGUMENT_KEYS, "type", "id", "tool_calls", "tool_uses", "function_call", "content", "role")
 )
-_CALL_LIKE = rf"""[{{\[][\s{{\[]{{0,40}}["'“]?(?:{_KEYS})["'”]?\s*:"""
+_CALL_LIKE = rf"""[{{\[][\s{{\[]{{0,40}}+["'“]?(?:{_KEYS})["'”]?\s*:"""
 
 
 def _tagged_json(match: re.Match[str]) -> _Read | None:
@@ -196,7 +198,7 @@ def _named_json(match: re.Match[str]) -> _Read | None:
     text, position = match.string, match.end()
     fence = _OPENING_FENCE.match(text, position)
     position = fence.end() if fence else position
-    if not text[position:].strip("`\n "):
+    if _NOTHING_BEHIND.match(text, position):
         return _Read((), position, complete=False)
     value = loose_json.read_value(text, position)
     if not value.complete:
@@ -210,6 +212,7 @@ def _named_json(match: re.Match[str]) -> _Read | None:
 
 _OPENING_FENCE = re.compile(r"\s*```[a-z]*\s*")
 _CLOSING_FENCE = re.compile(r"\s*```")
+_NOTHING_BEHIND = re.compile(r"[`\n ]*\Z")
 
 
 # --- tags -------------------------------------------------------------------------------------------------------------
@@ -239,6 +242,9 @@ def _xtml(match: re.Match[str]) -> _Read | None:
     return _key_values(match, _XTML_KEY, _XTML_VALUE_END, _XTML_END)
 
 
+_CUT_OFF = re.compile(r"\s*(?:\Z|<)")
+
+
 def _key_values(
     match: re.Match[str], key: re.Pattern[str], value_end: re.Pattern[str], call_end: re.Pattern[str]
 ) -> _Read | None:
@@ -254,8 +260,7 @@ def _key_values(
         position = closing.end()
     ended = call_end.match(text, position)
     if not ended:
-        cut_off = not text[position:].strip() or text[position:].lstrip().startswith("<")
-        return _Read((), len(text), complete=False) if cut_off else None
+        return _Read((), len(text), complete=False) if _CUT_OFF.match(text, position) else None
     return _Read((Call(match["name"], arguments),), ended.end())
 
 
@@ -273,7 +278,7 @@ def _python_calls(match: re.Match[str]) -> _Read | None:
         if not read.complete:
             return _Read(tuple(calls), read.end, complete=False)
         calls.append(Call(opening["name"].removesuffix(".call"), read.value))
-        behind = re.compile(r"[\s),;]*").match(text, read.end)
+        behind = _BEHIND_PYTHON_CALL.match(text, read.end)
         position = behind.end() if behind else read.end
     if not calls:
         return None
@@ -281,6 +286,7 @@ def _python_calls(match: re.Match[str]) -> _Read | None:
     return _Read(tuple(calls), ended.end() if ended else position)
 
 
+_BEHIND_PYTHON_CALL = re.compile(r"[\s),;]*")
 _PYTHON_END = re.compile(r"\s*(?:\]|```|</tool_code>|<\|python_end\|>|<\|eom_id\|>|<\|eot_id\|>)+")
 
 
@@ -302,9 +308,6 @@ _BETWEEN = re.compile(
     rf"(?:\s|;|,|</(?:tool_calls?|function_calls?|tools|tool_use|function)>"
     rf"|<{_BAR}[\w▁ ]*(?:end|call|eom_id|eot_id|im_end){_BAR}>|<end_function_call>|<tool_call{_BAR}>|</s>)*"
 )
-
-# A look before the table is gone through.
-_LIKELY = re.compile(r"[<\[{`]|Action:|to=|tool_code|[\w.:/-]{1,100}\s*\[(?:ARGS|CALL_ID)\]")
 
 _DIALECTS: tuple[tuple[re.Pattern[str], _Reader, bool], ...] = tuple(
     (re.compile(pattern), reader, unmistakable)
@@ -353,9 +356,20 @@ _DIALECTS: tuple[tuple[re.Pattern[str], _Reader, bool], ...] = tuple(
 )
 
 
+def _any_of(openings: Iterable[re.Pattern[str]]) -> re.Pattern[str]:
+    """One pattern that matches where any of some openings does: one look is quicker than one for each."""
+    return re.compile("|".join(opening.pattern.replace("(?P<name>", "(?:") for opening in openings))
+
+
+_OPENINGS = _any_of(opening for opening, _, _ in _DIALECTS)
+_UNMISTAKABLE_OPENINGS = _any_of(opening for opening, _, unmistakable in _DIALECTS if unmistakable)
+
+# Where a dialect may begin at the start of a line. Were blank lines not passed over, each would be read to the last.
+OPENING_OF_LINE = re.compile(rf"^[^\S\n]*+(?=\S)(?:{_OPENINGS.pattern})", re.MULTILINE)
+
 # Tokens that begin calls wherever they stand: models write them behind their words on the same line.
 SPECIAL_TOKEN = re.compile(
-    rf"<\|start\|>assistant|<\|channel\|>|<\|open\|>tools|\[TOOL_CALLS\]|<\|python_tag\|>"
+    rf"<\|start\|>assistant|<\|channel\|>|<\|open\|>tools|\[TOOL_CALLS\]|<\|python_(?:tag|start)\|>"
     rf"|<{_BAR}?tool{_GAP}calls?[_▁ |｜>]"
 )
 

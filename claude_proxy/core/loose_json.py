@@ -74,6 +74,10 @@ def loads(text: str) -> Any:
     return value
 
 
+# Where the standard parser fails, it counts the lines up to there, so it is not asked in vain.
+_COULD_BE_STRICT = re.compile(r"""\[\s*+["\[{\-\dtfn\]]|\{\s*+["}]|[^\[{]""")
+
+
 def read_value(text: str, start: int = 0) -> Value:
     """Read the value that begins at `start`, behind white space and comments.
 
@@ -81,6 +85,8 @@ def read_value(text: str, start: int = 0) -> Value:
         Unreadable: there is none.
     """
     start = _skip(text, start)
+    if not _COULD_BE_STRICT.match(text, start):
+        return _read_loosely(text, start, _BEHIND_VALUE, _Parser.read)
     try:
         value, end = _STRICT.raw_decode(text, start)
     except (ValueError, RecursionError):
@@ -114,7 +120,7 @@ def read_arguments(text: str, start: int) -> Value:
     return _read_loosely(text, start, _BEHIND_ARGUMENT, _Parser.read_members)
 
 
-_SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*(?:(?!\*/).){0,200}\*/|#[^\n]*)*", re.DOTALL)
+_SPACE = re.compile(r"(?:\s+|//[^\n]*|/\*[^*]{0,200}+(?:\*(?!/)[^*]{0,200}+){0,20}+\*/|#[^\n]*)*", re.DOTALL)
 _ELLIPSIS = re.compile(r"\.\.\.|…")
 _NUMBER = re.compile(
     r"[+-]?(?:0[xX][0-9a-fA-F]{1,16}|(?:\d[\d_]{0,300}(?:\.\d{0,300})?|\.\d{1,300})(?:[eE][+-]?\d+)?)(?![\w.])"
@@ -124,6 +130,10 @@ _BARE = re.compile(r"[^\s,\]})\[{(\"':][^,\]}\n]*")
 # The last two are Gemma's.
 _OPENING_QUOTE = re.compile(r"[rRbBuUfF]{0,2}(\"\"\"|'''|[\"'`“‘])|(<escape>|<\|\"\|>)")
 _CLOSING_QUOTES = {"“": "”", "‘": "’"}
+# Where reading a string stops, by what closes it.
+_STOPS = {
+    closing: re.compile(rf"{re.escape(closing)}|\\") for closing in ('"""', "'''", *"\"'`”’", "<escape>", '<|"|>')
+}
 _LITERAL = re.compile(r"(?:true|false|null|none|undefined|nan)\b", re.IGNORECASE)
 _LITERALS = {"true": True, "false": False, "null": None, "none": None, "undefined": None, "nan": None}
 
@@ -151,8 +161,9 @@ def _behind_value(following: str, line: str = r"[A-Z][\w ]{0,30}:|\{") -> re.Pat
 
 
 _BEHIND_VALUE = _behind_value(_NEXT)
-_ANYTHING = re.compile("")
 _BEHIND_ARGUMENT = _behind_value(rf"{_NEXT}|{_NEXT_ARGUMENT}", r"[\w.]{1,80}\(")
+# A string before no colon is an argument without a name, which belongs to nobody.
+_BEHIND_QUOTED_ARGUMENT = re.compile(rf"{_BEHIND_KEY.pattern}|(?:{_BEHIND_ARGUMENT.pattern})", re.VERBOSE)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", "\\": "\\", '"': '"', "'": "'", "`": "`"}
 _UNICODE_ESCAPE = re.compile(r"u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?")
 
@@ -163,24 +174,32 @@ def _skip(text: str, position: int) -> int:
     return match.end() if match else position
 
 
+_ONLY_BRACKETS = re.compile(r"[ \t\n\]})]*\Z")
 _TAG_LIKE = ("</", "<|", "<｜", "```")  # what stands behind a call
 
 
 def _read_loosely(text: str, start: int, behind: re.Pattern[str], read: Callable[[_Parser, int], Value]) -> Value:
     """Read with the first quote ending each string, and only if that leads nowhere with quotes inside strings."""
+    first = _Parser(text, behind, hasty=True)
     try:
-        value = read(_Parser(text, _ANYTHING), start)
+        value = read(first, start)
     except Unreadable:
-        value = None
-    return value if value and value.complete else read(_Parser(text, behind), start)
+        if not first.doubtful:
+            raise
+    else:
+        if value.complete or not first.doubtful:
+            return value
+    return read(_Parser(text, behind), start)
 
 
 class _Parser:
     """Recursive descent that gives up on nothing it can make sense of."""
 
-    def __init__(self, text: str, behind: re.Pattern[str] = _BEHIND_VALUE) -> None:
+    def __init__(self, text: str, behind: re.Pattern[str], *, hasty: bool = False) -> None:
         self.text = text
         self.complete = True
+        self.doubtful = False  # whether a quote has ended a string that would have gone on without haste
+        self._hasty = hasty  # whether the first quote ends each value
         self._behind = behind  # what tells that a quote ends a value
 
     def read(self, start: int) -> Value:
@@ -188,7 +207,7 @@ class _Parser:
         return Value(value, end, self.complete, exact=False)
 
     def read_members(self, start: int) -> Value:
-        members, end = self._object(start, 0)
+        members, end = self._object(start, 0, _BEHIND_QUOTED_ARGUMENT)
         return Value(members, end, self.complete, exact=False)
 
     def _value(self, position: int, depth: int) -> tuple[Any, int]:
@@ -209,7 +228,9 @@ class _Parser:
             return _number(number[0]), number.end()
         return self._word(position)
 
-    def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
+    def _object(
+        self, position: int, depth: int, behind_key: re.Pattern[str] = _BEHIND_KEY
+    ) -> tuple[dict[str, Any], int]:
         if depth > _MAX_DEPTH:
             raise Unreadable("nested too deeply")
         members: dict[str, Any] = {}
@@ -226,7 +247,7 @@ class _Parser:
             if self.text[position] == "{" and not members:  # all braces are doubled, as in a template
                 members, position = self._object(position + 1, depth + 1)
                 continue
-            key, position = self._key(position)
+            key, position = self._key(position, behind_key)
             behind = _BEHIND_KEY.match(self.text, position)
             if not behind:
                 if position >= len(self.text):
@@ -250,7 +271,7 @@ class _Parser:
 
     def _close(self, position: int, closing: str) -> None:
         """Take note of a bracket that closes; a wrong one at the very end is where a string was cut off."""
-        if self.text[position] not in closing and not self.text[position + 1 :].strip(" \t\n]})"):
+        if self.text[position] not in closing and _ONLY_BRACKETS.match(self.text, position + 1):
             self.complete = False
 
     def _separator(self, position: int) -> int:
@@ -264,9 +285,9 @@ class _Parser:
             else:
                 return position
 
-    def _key(self, position: int) -> tuple[str, int]:
+    def _key(self, position: int, behind_key: re.Pattern[str]) -> tuple[str, int]:
         if _OPENING_QUOTE.match(self.text, position):
-            return self._string(position, _BEHIND_KEY)
+            return self._string(position, behind_key)
         if word := _WORD.match(self.text, position):
             return word[0], word.end()
         raise Unreadable("no key")
@@ -291,7 +312,7 @@ class _Parser:
         quote = opening[1] or opening[2]
         raw = "r" in opening[0][: -len(quote)].lower() or opening[2] is not None
         closing = _CLOSING_QUOTES.get(quote, quote)
-        stop = re.compile(rf"{re.escape(closing)}|\\", re.DOTALL)
+        stop = _STOPS[closing]
         position = opening.end()
         parts: list[str] = []
         while match := stop.search(self.text, position):
@@ -301,6 +322,9 @@ class _Parser:
                 part, position = ("\\", position) if raw else self._escape(position)
                 parts.append(part)
             elif len(closing) > 1 or behind.match(self.text, position):
+                return "".join(parts), position
+            elif self._hasty and behind is self._behind:
+                self.doubtful = True
                 return "".join(parts), position
             else:
                 parts.append(match[0])

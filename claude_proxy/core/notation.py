@@ -29,6 +29,7 @@ import json
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from operator import itemgetter
 from typing import Any
 
@@ -39,6 +40,8 @@ from claude_proxy.core.schema import Schema
 from claude_proxy.core.tags import Kind, Tag, find_tags
 
 BLOCK_TAG = "<function_calls>"
+
+_MAX_INDENT = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,15 @@ def _reads_as(text: str, calls: Sequence[Call], tools: Mapping[str, Tool]) -> bo
 
 
 def _write_invoke(call: Call, tools: Mapping[str, Tool], *, encoded: bool) -> str:
+    root = tools[call.name].input_schema if call.name in tools else True
+    known = json_schema.properties(root)
     lines = [f'<invoke name="{call.name}">']
     for name, value in call.arguments.items():
         if encoded:
             text = to_json(value).replace("<", "\\u003c")
             lines.append(f'<parameter name="{name}" encoding="json">{text}</parameter>')
         else:
-            text = _write_value(value, *_schema_of(call.name, name, tools))
+            text = _write_value(value, known.get(name, True), root)
             lines.append(f'<parameter name="{name}">{text}</parameter>')
     return "\n".join([*lines, "</invoke>"])
 
@@ -101,12 +106,6 @@ def _write_value(value: Any, schema: Schema, root: Schema) -> str:
 def to_json(value: Any) -> str:
     """A value as compact JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _schema_of(tool: str, parameter: str, tools: Mapping[str, Tool]) -> tuple[Schema, Schema]:
-    """The schema of a parameter, and the document that its references point into."""
-    root = tools[tool].input_schema if tool in tools else True
-    return json_schema.properties(root).get(parameter, True), root
 
 
 # --- the reader -------------------------------------------------------------------------------------------------------
@@ -158,9 +157,25 @@ class _Cost:
     NEVER = 1_000_000_000
 
 
-_K, _C = Kind, _Cost
-_BEGINS_PARAMETER = frozenset({_K.OPEN_PARAMETER, _K.OPEN_ELEMENT, _K.GROUP})
-_ENDS_INVOKE = frozenset({_K.CLOSE_INVOKE, _K.CLOSE_BLOCK, _K.OPEN_INVOKE, _K.END})
+class _Choice(Enum):
+    """What a tag in a value can be."""
+
+    CLOSE = auto()  # closes the value, and belongs to it
+    END = auto()  # ends the value, whose own closing tag is missing
+    PARAMETER = auto()  # begins a parameter that stands in the value whole
+    INVOKE = auto()  # begins an invoke that stands in the value whole
+    KEEP = auto()  # is text of the value
+
+
+# Tuples, because looking a member of an enumeration up in a set is slow.
+_BEGINS_PARAMETER = (Kind.OPEN_PARAMETER, Kind.OPEN_ELEMENT, Kind.GROUP)
+_ENDS_INVOKE = (Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.OPEN_INVOKE, Kind.END)
+_BEHIND_VALUE = (*_BEGINS_PARAMETER, *_ENDS_INVOKE)
+_BEHIND_ELEMENT = (*_BEGINS_PARAMETER, Kind.CLOSE_INVOKE)
+_BEHIND_INVOKE_TAG = (*_BEGINS_PARAMETER, Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.END)
+_BEHIND_BLOCK_TAG = (Kind.OPEN_INVOKE, Kind.OPEN_BLOCK, Kind.END)
+_BETWEEN_INVOKES = (Kind.OPEN_BLOCK, Kind.CLOSE_BLOCK, Kind.OPEN_INVOKE)
+_ENDS_PARAMETERS = (Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.OPEN_INVOKE, Kind.OPEN_BLOCK)
 
 
 class Reader:
@@ -183,158 +198,182 @@ class Reader:
         self.text = text
         self.tools = tools
         self.cut = cut
-        self.tags = find_tags(text, tools)
-        self._parameters = {name for tool in tools.values() for name in json_schema.properties(tool.input_schema)}
-        self._following = [self._look_behind(index) for index in range(len(self.tags))]
-        self._add_costs()
+        self._known = {name: json_schema.properties(tool.input_schema) for name, tool in tools.items()}
+        self._meant = {name: repair.Parameters(known) for name, known in self._known.items()}
+        self._parameters = {name for known in self._known.values() for name in known}
+        self.tags = find_tags(text, {*self._parameters, *tools}, tools)
+        self._following = [self._following_kind(index) for index in range(len(self.tags))]
+        self._openings = [index for index in range(len(self.tags)) if self._opens(index)]
+        if self._openings:
+            self._add_costs()
 
     # --- costs --------------------------------------------------------------------------------------------------------
 
-    def _look_behind(self, index: int) -> Kind:
+    def _following_kind(self, index: int) -> Kind:
         """What stands directly behind a tag, but for white space."""
         last = index + 1 == len(self.tags)
         end = len(self.text) if last else self.tags[index + 1].start
         if self.text[self.tags[index].end : end].strip():
-            return _K.TEXT
-        return _K.END if last else self.tags[index + 1].kind
+            return Kind.TEXT
+        return Kind.END if last else self.tags[index + 1].kind
 
     def _starts_line(self, tag: Tag) -> bool:
-        line = max(self.text.rfind("\n", max(0, tag.start - 200), tag.start) + 1, tag.start - 200, 0)
-        return not self.text[line : tag.start].strip()
+        return not self.text[self._start_of_line(tag) : tag.start].strip()
+
+    def _start_of_line(self, tag: Tag) -> int:
+        """Where the line of a tag begins, looked for no further than any indentation goes."""
+        furthest = max(0, tag.start - _MAX_INDENT)
+        return max(self.text.rfind("\n", furthest, tag.start) + 1, furthest)
 
     def _add_costs(self) -> None:
         """Fill the tables of costs: the cheapest way to read on from before a tag, for each state."""
         count = len(self.tags)
         ends_closed = self._ends_closed()
-        unfinished = _C.SURELY_TRUNCATED if self.cut else _C.TRUNCATED if ends_closed else _C.LIKELY_TRUNCATED
+        unfinished = _Cost.SURELY_TRUNCATED if self.cut else _Cost.TRUNCATED if ends_closed else _Cost.LIKELY_TRUNCATED
         self._outside = [0] * (count + 1)
         self._in_block = [0] * (count + 1)
         self._in_invoke = [unfinished] * (count + 1)
         self._in_value = [unfinished] * (count + 1)
         # Inside a value: in a parameter that stands there whole, in an invoke, in a parameter of such an invoke.
-        self._nested = {state: [_C.NEVER] * (count + 1) for state in ("parameter", "invoke", "both")}
+        self._in_inner_parameter = [_Cost.NEVER] * (count + 1)
+        self._in_inner_invoke = [_Cost.NEVER] * (count + 1)
+        self._in_inner_invoke_value = [_Cost.NEVER] * (count + 1)
         self._behind_element: dict[str, int] = {}
+        self._choices_at: list[list[tuple[int, _Choice]]] = [[]] * count
         for index in range(count - 1, -1, -1):
             self._add_nested_costs(index)
             kind = self.tags[index].kind
-            if kind is _K.CLOSE_ELEMENT and self._following[index] in _BEGINS_PARAMETER | {_K.CLOSE_INVOKE}:
+            if kind is Kind.CLOSE_ELEMENT and self._following[index] in _BEHIND_ELEMENT:
                 name = self.tags[index].name
                 behind = self._in_invoke[index + 1]
                 self._behind_element[name] = min(self._behind_element.get(name, behind), behind)
             self._outside[index] = self._cost_outside(index, kind)
             self._in_block[index] = self._cost_in_block(index, kind)
             self._in_invoke[index] = self._cost_in_invoke(index, kind)
-            self._in_value[index] = min(cost for cost, _ in self._choices(index))
+            self._choices_at[index] = self._choices(index)
+            self._in_value[index] = min(self._choices_at[index], key=itemgetter(0))[0]
 
     def _ends_closed(self) -> bool:
         """Whether the text ends like a finished call: with a closing tag, and with no block left open."""
         kinds = [tag.kind for tag in self.tags]
-        if not kinds or kinds[-1] not in {_K.CLOSE_INVOKE, _K.CLOSE_BLOCK} or self._following[-1] is not _K.END:
+        if not kinds or kinds[-1] not in (Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK) or self._following[-1] is not Kind.END:
             return False
-        return kinds.count(_K.OPEN_BLOCK) <= kinds.count(_K.CLOSE_BLOCK)
+        return kinds.count(Kind.OPEN_BLOCK) <= kinds.count(Kind.CLOSE_BLOCK)
 
     def _add_nested_costs(self, index: int) -> None:
+        """Carry on what stands in a value whole, up to the tag that closes it."""
         kind, following = self.tags[index].kind, index + 1
-        parameter, invoke, both = self._nested["parameter"], self._nested["invoke"], self._nested["both"]
-        closes = kind is _K.CLOSE_PARAMETER
-        parameter[index] = self._in_value[following] if closes else parameter[following]
-        both[index] = invoke[following] if closes else both[following]
-        invoke[index] = {
-            _K.OPEN_PARAMETER: both[following],
-            _K.CLOSE_INVOKE: self._in_value[following],
-        }.get(kind, invoke[following])
+        behind = self._in_value[following]
+        in_parameter, in_invoke = self._in_inner_parameter[following], self._in_inner_invoke[following]
+        in_invoke_value = self._in_inner_invoke_value[following]
+        match kind:
+            case Kind.CLOSE_PARAMETER:
+                in_parameter, in_invoke_value = behind, in_invoke
+            case Kind.OPEN_PARAMETER:
+                in_invoke = in_invoke_value
+            case Kind.CLOSE_INVOKE:
+                in_invoke = behind
+        self._in_inner_parameter[index] = in_parameter
+        self._in_inner_invoke[index] = in_invoke
+        self._in_inner_invoke_value[index] = in_invoke_value
 
     def _cost_outside(self, index: int, kind: Kind) -> int:
         following = index + 1
         rest = self._outside[following]
         match kind:
-            case _K.OPEN_BLOCK:
-                return min(self._in_block[following], rest + _C.MENTION)
-            case _K.OPEN_INVOKE:
-                return min(self._enter_invoke(index), rest + _C.MENTION)
-            case _K.CLOSE_BLOCK:
-                return rest + _C.STRAY_TEXT
-            case _K.CLOSE_INVOKE | _K.CLOSE_PARAMETER | _K.OPEN_PARAMETER:
-                return rest + _C.LEFTOVER
+            case Kind.OPEN_BLOCK:
+                return min(self._in_block[following], rest + _Cost.MENTION)
+            case Kind.OPEN_INVOKE:
+                return min(self._enter_invoke(index), rest + _Cost.MENTION)
+            case Kind.CLOSE_BLOCK:
+                return rest + _Cost.STRAY_TEXT
+            case Kind.CLOSE_INVOKE | Kind.CLOSE_PARAMETER | Kind.OPEN_PARAMETER:
+                return rest + _Cost.LEFTOVER
             case _:
                 return rest
 
     def _cost_in_block(self, index: int, kind: Kind) -> int:
         match kind:
-            case _K.CLOSE_BLOCK:
+            case Kind.CLOSE_BLOCK:
                 return self._outside[index + 1]
-            case _K.OPEN_BLOCK:
+            case Kind.OPEN_BLOCK:
                 return self._in_block[index + 1]
             case _:
                 return self._outside[index]
 
     def _enter_invoke(self, index: int) -> int:
-        text = _C.STRAY_TEXT if self._following[index] is _K.TEXT else _C.FREE
+        text = _Cost.STRAY_TEXT if self._following[index] is Kind.TEXT else _Cost.FREE
         return self._in_invoke[index + 1] + text
 
     def _cost_in_invoke(self, index: int, kind: Kind) -> int:
         following = index + 1
         match kind:
-            case _K.OPEN_PARAMETER:
+            case Kind.OPEN_PARAMETER:
                 return self._in_value[following]
-            case _K.OPEN_ELEMENT:
+            case Kind.OPEN_ELEMENT:
                 behind = self._behind_element.get(self.tags[index].name)
-                return self._in_invoke[following] + _C.STRAY_TAG if behind is None else behind
-            case _K.GROUP:
+                return self._in_invoke[following] + _Cost.STRAY_TAG if behind is None else behind
+            case Kind.GROUP:
                 return self._in_invoke[following]
-            case _K.CLOSE_INVOKE:
-                text = _C.TEXT_BEHIND_INVOKE if self._following[index] is _K.TEXT else _C.FREE
+            case Kind.CLOSE_INVOKE:
+                text = _Cost.TEXT_BEHIND_INVOKE if self._following[index] is Kind.TEXT else _Cost.FREE
                 return self._in_block[following] + text
-            case _K.CLOSE_BLOCK | _K.OPEN_INVOKE | _K.OPEN_BLOCK:
-                return self._cost_in_block(index, kind) + _C.INVOKE_UNCLOSED
+            case Kind.CLOSE_BLOCK | Kind.OPEN_INVOKE | Kind.OPEN_BLOCK:
+                return self._cost_in_block(index, kind) + _Cost.INVOKE_UNCLOSED
             case _:
-                return self._in_invoke[following] + _C.STRAY_TAG
+                return self._in_invoke[following] + _Cost.STRAY_TAG
 
-    def _choices(self, index: int) -> list[tuple[int, str]]:
-        """What a tag in a value can be, each with the cost of reading on from there.
-
-        It can `close` the value and belong to it, end it because the closing tag is `missing`, begin a `parameter` or
-        an `invoke` that stands in the value whole, or be `kept` as text of the value.
-        """
-        following, behind = index + 1, self._following[index]
+    def _choices(self, index: int) -> list[tuple[int, _Choice]]:
+        """What a tag in a value can be, each with the cost of reading on from there."""
         tag, kept = self.tags[index], self._in_value[index + 1]
         match tag.kind:
-            case _K.CLOSE_PARAMETER:
-                return [(self._cost_behind_value(index), "close"), (kept + _C.PARTNERLESS_CLOSING, "kept")]
-            case _K.GROUP | _K.CLOSE_ELEMENT | _K.CLOSE_OTHER if behind in _BEGINS_PARAMETER | _ENDS_INVOKE:
-                return [(self._in_invoke[following] + _C.MISNAMED_CLOSING, "close"), (kept, "kept")]
-            case _K.OPEN_PARAMETER:
-                unclosed = _C.PARAMETER_UNCLOSED if self._starts_line(tag) else _C.PARAMETER_UNCLOSED_INLINE
-                known = tag.name in self._parameters
-                return [
-                    *([(self._cost_in_invoke(index, tag.kind) + unclosed, "missing")] if known else []),
-                    (self._nested["parameter"][following], "parameter"),
-                    (kept + _C.PARTNERLESS_OPENING, "kept"),
+            case Kind.CLOSE_PARAMETER:
+                closed = self._cost_behind_value(index)
+                return [(closed, _Choice.CLOSE), (kept + _Cost.PARTNERLESS_CLOSING, _Choice.KEEP)]
+            case Kind.GROUP | Kind.CLOSE_ELEMENT | Kind.CLOSE_OTHER if self._following[index] in _BEHIND_VALUE:
+                closed = self._in_invoke[index + 1] + _Cost.MISNAMED_CLOSING
+                return [(closed, _Choice.CLOSE), (kept, _Choice.KEEP)]
+            case Kind.OPEN_PARAMETER:
+                inner = [
+                    (self._in_inner_parameter[index + 1], _Choice.PARAMETER),
+                    (kept + _Cost.PARTNERLESS_OPENING, _Choice.KEEP),
                 ]
-            case _K.CLOSE_INVOKE:
-                ends = behind in _ENDS_INVOKE or self._starts_line(tag)
-                missing = self._cost_in_invoke(index, tag.kind) + _C.PARAMETER_UNCLOSED_AT_END
-                return [*([(missing, "missing")] if ends else []), (kept + _C.PARTNERLESS_CLOSING, "kept")]
-            case _K.OPEN_INVOKE:
-                missing = self._cost_in_invoke(index, tag.kind) + _C.PARAMETER_UNCLOSED_AT_END + _C.INVOKE_UNCLOSED
-                return [
-                    *([(missing, "missing")] if self._starts_line(tag) else []),
-                    (self._nested["invoke"][following], "invoke"),
-                    (kept + _C.PARTNERLESS_CLOSING, "kept"),
+                return self._end_before(index) + inner if tag.name in self._parameters else inner
+            case Kind.CLOSE_INVOKE:
+                ends = self._following[index] in _ENDS_INVOKE or self._starts_line(tag)
+                inner = [(kept + _Cost.PARTNERLESS_CLOSING, _Choice.KEEP)]
+                return self._end_before(index) + inner if ends else inner
+            case Kind.OPEN_INVOKE:
+                inner = [
+                    (self._in_inner_invoke[index + 1], _Choice.INVOKE),
+                    (kept + _Cost.PARTNERLESS_CLOSING, _Choice.KEEP),
                 ]
-            case _K.CLOSE_BLOCK if behind is _K.END:
-                missing = self._cost_in_invoke(index, tag.kind) + _C.PARAMETER_UNCLOSED_AT_END + _C.INVOKE_UNCLOSED
-                return [(missing, "missing"), (kept, "kept")]
+                return self._end_before(index) + inner if self._starts_line(tag) else inner
+            case Kind.CLOSE_BLOCK if self._following[index] is Kind.END:
+                return [*self._end_before(index), (kept, _Choice.KEEP)]
             case _:
-                return [(kept, "kept")]
+                return [(kept, _Choice.KEEP)]
+
+    def _end_before(self, index: int) -> list[tuple[int, _Choice]]:
+        """The choice that a value ends before a tag, its own closing tag missing."""
+        tag = self.tags[index]
+        cost = self._cost_in_invoke(index, tag.kind)
+        match tag.kind:
+            case Kind.OPEN_PARAMETER:
+                cost += _Cost.PARAMETER_UNCLOSED if self._starts_line(tag) else _Cost.PARAMETER_UNCLOSED_INLINE
+            case Kind.CLOSE_INVOKE:
+                cost += _Cost.PARAMETER_UNCLOSED_AT_END
+            case _:
+                cost += _Cost.PARAMETER_UNCLOSED_AT_END + _Cost.INVOKE_UNCLOSED
+        return [(cost, _Choice.END)]
 
     def _cost_behind_value(self, index: int) -> int:
         rest = self._in_invoke[index + 1]
         match self._following[index]:
-            case _K.OPEN_PARAMETER if not self._is_known(self.tags[index + 1]):
-                return rest + _C.UNKNOWN_NEXT
-            case _K.TEXT:
-                return rest + (_C.TEXT_BEFORE_NEXT if self._begins_next(index + 1) else _C.TEXT_BEHIND_VALUE)
+            case Kind.OPEN_PARAMETER if not self._is_known(self.tags[index + 1]):
+                return rest + _Cost.UNKNOWN_NEXT
+            case Kind.TEXT:
+                return rest + (_Cost.TEXT_BEFORE_NEXT if self._begins_next(index + 1) else _Cost.TEXT_BEHIND_VALUE)
             case _:
                 return rest
 
@@ -345,24 +384,25 @@ class Reader:
     def _begins_next(self, index: int) -> bool:
         """Whether a tag opens a parameter that some tool has, on a line of its own."""
         tag = self.tags[index] if index < len(self.tags) else None
-        known = tag and tag.kind is _K.OPEN_PARAMETER and tag.name in self._parameters
+        known = tag and tag.kind is Kind.OPEN_PARAMETER and tag.name in self._parameters
         return bool(tag and known and self._starts_line(tag))
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def openings(self) -> list[int]:
         """The tags, by index, at which calls can begin."""
-        return [index for index in range(len(self.tags)) if self._opens(index)]
+        return self._openings
 
     def _opens(self, index: int) -> bool:
         kind, behind = self.tags[index].kind, self._following[index]
-        if kind is _K.OPEN_BLOCK:
-            return behind in {_K.OPEN_INVOKE, _K.OPEN_BLOCK, _K.END}
-        begins = behind in {_K.CLOSE_INVOKE, _K.CLOSE_BLOCK, _K.END, *_BEGINS_PARAMETER}
-        return kind is _K.OPEN_INVOKE and (begins or bool(self._object_behind(index)))
+        if kind is Kind.OPEN_BLOCK:
+            return behind in _BEHIND_BLOCK_TAG
+        return kind is Kind.OPEN_INVOKE and (behind in _BEHIND_INVOKE_TAG or bool(self._object_behind(index)))
 
     def _object_behind(self, index: int) -> dict[str, Any]:
         """The arguments, where they stand behind the tag of an invoke as one JSON object."""
+        if self._following[index] is not Kind.TEXT:
+            return {}
         end = self.tags[index + 1].start if index + 1 < len(self.tags) else len(self.text)
         text = self.text[self.tags[index].end : end].strip()
         if not text.startswith("{") or not text.endswith("}"):
@@ -379,8 +419,8 @@ class Reader:
         calls: list[Call] = []
         index = opening
         end = self.tags[opening].end
-        while (kind := self._kind(index)) in {_K.OPEN_BLOCK, _K.CLOSE_BLOCK, _K.OPEN_INVOKE}:
-            if kind is _K.OPEN_INVOKE:
+        while (kind := self._kind(index)) in _BETWEEN_INVOKES:
+            if kind is Kind.OPEN_INVOKE:
                 call, index = self._read_invoke(index)
                 if call is None:
                     return CallBlock(tuple(calls), start, len(self.text), truncated=True)
@@ -388,45 +428,46 @@ class Reader:
             else:
                 index += 1
             end = self.tags[index - 1].end
-            if self._following[index - 1] is _K.TEXT:
+            if self._following[index - 1] is Kind.TEXT:
                 break
-        truncated = not calls and not self.text[end:].strip() and self._kind(index - 1) is _K.OPEN_BLOCK
+        truncated = not calls and not self.text[end:].strip() and self._kind(index - 1) is Kind.OPEN_BLOCK
         return CallBlock(tuple(calls), start, end, truncated)
 
     def _kind(self, index: int) -> Kind:
-        return self.tags[index].kind if index < len(self.tags) else _K.END
+        return self.tags[index].kind if index < len(self.tags) else Kind.END
 
     def _read_invoke(self, index: int) -> tuple[Call | None, int]:
         """Read the call whose tag is at `index`: the call, or None if it is cut off, and the index behind it."""
         name = self.tags[index].name
-        tool = self.tools.get(repair.resolve_tool(name, self.tools) or "")
-        known = json_schema.properties(tool.input_schema) if tool else {}
+        tool = repair.resolve_tool(name, self.tools) or ""
+        known = self._known.get(tool, {})
         given = {key: value for key, value in self.tags[index].attributes if key in known}
         arguments: dict[str, Any] = {**given, **self._object_behind(index)}
         index += 1
-        while (kind := self._kind(index)) not in {_K.CLOSE_INVOKE, _K.CLOSE_BLOCK, _K.OPEN_INVOKE, _K.OPEN_BLOCK}:
-            if kind is _K.END:
+        while (kind := self._kind(index)) not in _ENDS_PARAMETERS:
+            if kind is Kind.END:
                 return None, index
-            if kind in {_K.OPEN_PARAMETER, _K.OPEN_ELEMENT}:
+            if kind in (Kind.OPEN_PARAMETER, Kind.OPEN_ELEMENT):
                 opening = self.tags[index]
-                end, index = self._find_value_end(index, tool, arguments)
+                end, index = self._find_value_end(index, known, arguments)
                 if end is None:
                     return None, index
                 value = dict(opening.attributes).get("value")
                 arguments[opening.name] = self._value(opening, end, tool) if value is None else value
             else:
                 index += 1
-        return Call(name, arguments), index + (kind is _K.CLOSE_INVOKE)
+        return Call(name, arguments), index + (kind is Kind.CLOSE_INVOKE)
 
-    def _find_value_end(self, index: int, tool: Tool | None, given: Container[str]) -> tuple[int | None, int]:
+    def _find_value_end(self, index: int, known: Collection[str], given: Container[str]) -> tuple[int | None, int]:
         """Where the value of the parameter at `index` ends in the text, None if it is cut off, and the index behind."""
         opening = self.tags[index]
-        if opening.kind is _K.OPEN_ELEMENT:
+        if opening.kind is Kind.OPEN_ELEMENT:
             return self._find_element_end(index)
         if ("encoding", "json") in opening.attributes:  # holds no tags: each `<` is escaped
-            index = next((at for at in range(index + 1, len(self.tags)) if self._kind(at) is _K.CLOSE_PARAMETER), index)
+            index = next(
+                (at for at in range(index + 1, len(self.tags)) if self._kind(at) is Kind.CLOSE_PARAMETER), index
+            )
             return (self.tags[index].start, index + 1) if self.tags[index] != opening else (None, len(self.tags))
-        known = json_schema.properties(tool.input_schema) if tool else {}
         index += 1
         nested: Kind | None = None  # what closes the call or parameter that stands in the value whole
         while index < len(self.tags):
@@ -436,57 +477,63 @@ class Reader:
                 index += 1
                 continue
             choices = [
-                choice for choice in self._choices(index) if self._makes_sense(index, choice[1], opening, known, given)
+                choice
+                for choice in self._choices_at[index]
+                if self._makes_sense(index, choice[1], opening, known, given)
             ]
             choice = min(choices, key=itemgetter(0))[1]  # of equal ones the first, which ends the value
-            if choice == "close":
-                return tag.start, index + 1
-            if choice == "missing":
-                return self._end_of_line_before(tag), index
-            nested = {"parameter": _K.CLOSE_PARAMETER, "invoke": _K.CLOSE_INVOKE}.get(choice)
+            match choice:
+                case _Choice.CLOSE:
+                    return tag.start, index + 1
+                case _Choice.END:
+                    return self._end_of_line_before(tag), index
+                case _Choice.PARAMETER:
+                    nested = Kind.CLOSE_PARAMETER
+                case _Choice.INVOKE:
+                    nested = Kind.CLOSE_INVOKE
             index += 1
         return None, len(self.tags)
 
     def _end_of_line_before(self, tag: Tag) -> int:
         """Where a value ends that nothing closes: before the line on which the next tag stands."""
-        line = self.text.rfind("\n", 0, tag.start)
-        return line if line >= 0 and not self.text[line : tag.start].strip() else tag.start
+        line = self._start_of_line(tag)
+        on_own_line = self.text[line - 1 : line] == "\n" and not self.text[line : tag.start].strip()
+        return line - 1 if on_own_line else tag.start
 
     def _makes_sense(
-        self, index: int, choice: str, opening: Tag, known: Collection[str], given: Container[str]
+        self, index: int, choice: _Choice, opening: Tag, known: Collection[str], given: Container[str]
     ) -> bool:
         """Whether a choice fits this very tool, which the costs do not look at."""
         tag = self.tags[index]
-        if choice == "missing" and tag.kind is _K.OPEN_PARAMETER:
+        if choice is _Choice.END and tag.kind is Kind.OPEN_PARAMETER:
             return tag.name in known and tag.name not in given and tag.name != opening.name
-        if choice != "close":
+        if choice is not _Choice.CLOSE:
             return True
-        if tag.kind is _K.CLOSE_ELEMENT:
+        if tag.kind is Kind.CLOSE_ELEMENT:
             return tag.name.lower() == opening.name.lower()
-        following = self.tags[index + 1] if self._following[index] is _K.OPEN_PARAMETER else None
+        following = self.tags[index + 1] if self._following[index] is Kind.OPEN_PARAMETER else None
         if not following or not known or following.name in known or following.encoded:
             return True
         # A parameter that the tool does not have: the model's mistake, or part of a text of several lines.
-        return "\n" not in self.text[opening.end : tag.start] and self._starts_line(following)
+        return self._starts_line(following) and self.text.find("\n", opening.end, tag.start) < 0
 
     def _find_element_end(self, index: int) -> tuple[int | None, int]:
         name = self.tags[index].name
         for closing in range(index + 1, len(self.tags)):
             tag = self.tags[closing]
             behind = self._following[closing]
-            if tag.kind is _K.CLOSE_ELEMENT and tag.name == name and behind in _BEGINS_PARAMETER | _ENDS_INVOKE:
+            if tag.kind is Kind.CLOSE_ELEMENT and tag.name == name and behind in _BEHIND_VALUE:
                 return tag.start, closing + 1
         return None, len(self.tags)
 
-    def _value(self, opening: Tag, end: int, tool: Tool | None) -> Any:
+    def _value(self, opening: Tag, end: int, tool: str) -> Any:
         raw = self.text[opening.end : end]
         if opening.encoded:
             return _parse_json(raw, json_schema.ALL_TYPES, otherwise=raw)
-        root = tool.input_schema if tool else True
-        known = json_schema.properties(root)
-        schema = known.get(repair.resolve_parameter(opening.name, known), True)
-        line = self.text.rfind("\n", 0, opening.start) + 1
-        return _read_value(_unframe(raw, self.text[line : opening.start]), schema, root)
+        root = self.tools[tool].input_schema if tool else True
+        known = self._known.get(tool, {})
+        schema = known.get(self._meant[tool].meant(opening.name), True) if tool else True
+        return _read_value(_unframe(raw, self.text[self._start_of_line(opening) : opening.start]), schema, root)
 
 
 _WRAPPED = re.compile(r"\s*(?:<value>(.*)</value>|<!\[CDATA\[(.*)\]\]>)\s*", re.DOTALL)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from claude_proxy.core import loose_json
@@ -45,15 +46,32 @@ def _plain(name: str) -> str:
     return re.sub(r"[_\s.-]", "", name).lower()
 
 
-def resolve_parameter(name: str, known: Collection[str]) -> str:
-    """The parameter that a model meant: exactly, else by case, else by separators, only if unique; else the name."""
-    if name in known:
-        return name
-    for same in (str.lower, _plain):
-        found = [parameter for parameter in known if same(parameter) == same(name)]
-        if len(found) == 1:
-            return found[0]
-    return name
+class Parameters:
+    """The parameters that a tool takes, and which of them a model meant by a name."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = frozenset(known)
+
+    def meant(self, name: str) -> str:
+        """The one of that name, else by case, else by separators, only if unique; else the name itself."""
+        if name in self._known:
+            return name
+        return self._by_case.get(name.lower()) or self._by_letters.get(_plain(name)) or name
+
+    @cached_property
+    def _by_case(self) -> Mapping[str, str | None]:
+        return self._by(str.lower)
+
+    @cached_property
+    def _by_letters(self) -> Mapping[str, str | None]:
+        return self._by(_plain)
+
+    def _by(self, form: Callable[[str], str]) -> Mapping[str, str | None]:
+        """The parameters by a form of their names; None for a form that several have."""
+        names: dict[str, str | None] = {}
+        for name in self._known:
+            names[form(name)] = None if form(name) in names else name
+        return names
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -70,12 +88,15 @@ def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = T
         tool: the tool that is called.
         decoded: whether the module has decoded HTML entities; if not, a value that is escaped throughout is unescaped.
     """
+    if not arguments:
+        return {}
     schema = tool.input_schema
     known = json_schema.properties(schema)
     required = json_schema.required(schema)
+    parameters = Parameters(known)
     fitted: dict[str, Any] = {}
     for name, value in arguments.items():
-        meant = resolve_parameter(name, known)
+        meant = parameters.meant(name)
         meant = name if meant in arguments else meant
         allowed = json_schema.types(known.get(meant, True), schema)
         if meant in required or not _says_nothing(value, allowed):
@@ -114,16 +135,12 @@ def _convert(value: Any, allowed: frozenset[str]) -> Any:
     if isinstance(value, str):
         return _from_string(value, allowed)
     if allowed == {"string"} and isinstance(value, bool | int | float | dict | list):
-        return _as_text(value)
+        return json.dumps(value, ensure_ascii=False)
     if value == [] and "object" in allowed:
         return {}  # PHP writes an empty object so
     if allowed == {"array"} and value is not None:
         return [value]
     return value
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _from_string(text: str, allowed: frozenset[str]) -> Any:

@@ -32,19 +32,26 @@ def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> di
     """
     old = next((value for name, value in arguments.items() if _OLD.fullmatch(name) and isinstance(value, str)), "")
     bare = _without_numbers(old)
-    if not (entities.could_be_decoded(old) or bare is not None):
+    if not (_could_be_decoded(old) or bare is not None):
         return None
     texts = list(shown())
     if any(old in text for text in texts):
         return None
     if bare and any(bare in text for text in texts):
         return {name: _bare(name, value) for name, value in arguments.items()}
-    twins = {twin for text in texts if "&" in text for twin in _twins(old, text)}
+    encoded = [text for text in texts if "&" in text]
+    twins = {twin for text in encoded for twin in _twins(old, text)}
+    twins = twins or {twin for text in encoded for twin in _half_decoded_twins(old, text)}
     if len(twins) != 1:
         return None
     twin = twins.pop()
     lines = dict(zip(old.split("\n"), twin.split("\n"), strict=False))
     return {name: _mended(name, value, twin, lines) for name, value in arguments.items()}
+
+
+def _could_be_decoded(text: str) -> bool:
+    """Whether a text holds a character that an entity stands for; `&#39;` is written where a name is lacking."""
+    return entities.could_be_decoded(text) or "'" in text
 
 
 def _without_numbers(text: str) -> str | None:
@@ -78,6 +85,28 @@ def _twins(old: str, text: str) -> Iterable[str]:
     while position >= 0:
         yield text[_original(position, ends) : _original(position + len(old), ends)]
         position = decoded.find(old, position + 1)
+
+
+def _half_decoded_twins(old: str, text: str) -> Iterable[str]:
+    """The stretches of a text that read as `old` once some of their entities are decoded."""
+    whole, _ = _decode(old)
+    return (twin for twin in _twins(whole, text) if _is_half_decoded(old, twin))
+
+
+def _is_half_decoded(text: str, twin: str) -> bool:
+    """Whether a text is its twin, but that for some entities it has the characters they stand for."""
+    position = last = 0
+    for start, end, character in entities.find(twin):
+        between, entity = twin[last:start], twin[start:end]
+        if not text.startswith(between, position):
+            return False
+        position += len(between)
+        written = entity if text.startswith(entity, position) else character
+        if not text.startswith(written, position):
+            return False
+        position += len(written)
+        last = end
+    return text[position:] == twin[last:]
 
 
 def _decode(text: str) -> tuple[str, list[tuple[int, int]]]:

@@ -7,13 +7,9 @@ parameter's or a tool's own name in place of the notation's. What a tag means wh
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from enum import StrEnum, auto
-from functools import lru_cache
 from typing import NamedTuple
-
-from claude_proxy.core import schema as json_schema
-from claude_proxy.core.content import Tool
 
 # What can stand around a tag's own name: a namespace such as `antml:`, or DeepSeek's `｜DSML｜`.
 _NAMESPACE = r"(?:[\w.-]{1,40}:|[|｜]\s*[^|｜<>\s]{1,20}\s*[|｜]\s*)?"
@@ -56,44 +52,51 @@ class Tag(NamedTuple):
     attributes: tuple[tuple[str, str], ...] = ()  # all but the name
 
 
-@lru_cache(maxsize=64)
-def _tag_pattern(parameters: frozenset[str]) -> re.Pattern[str]:
-    """What looks like a tag: of the notation, with its `<` or at the start of a line without, or a parameter's name."""
-    elements = "|".join(sorted(map(re.escape, parameters), key=len, reverse=True)) or r"(?!)"
-    return re.compile(
-        rf"<\s{{0,9}}(?:(?P<slash>\\?/)\s{{0,9}})?{_NAMESPACE}(?P<name>{_NAMES})"
-        rf"(?:(?P<attributes>(?:[\s=][^<>]{{0,300}})?)(?P<empty>/?)\s{{0,9}}>|(?P<unended>(?=[ \t]*\n)))"
-        rf"|^[ \t]*(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{{0,300}})>"
-        rf"|(?<![<\\/])(?<!\\u003c)(?P<bare_slash>/)(?P<bare_close>function_calls|invoke|parameter)>"
-        rf"|</(?P<other>{_OTHER_ENDS})>"
-        rf"|<(?P<element_slash>/?)(?P<element>{elements})>",
-        re.IGNORECASE | re.MULTILINE,
-    )
+# What looks like a tag: of the notation, with its `<` or at the start of a line without; or of any short name, which
+# may be a parameter's.
+_TAG = re.compile(
+    rf"<\s{{0,9}}(?:(?P<slash>\\?/)\s{{0,9}})?{_NAMESPACE}(?P<name>{_NAMES})"
+    rf"(?:(?P<attributes>(?:[\s=][^<>]{{0,300}})?)(?P<empty>/?)\s{{0,9}}>|(?P<unended>(?=[ \t]*\n)))"
+    rf"|^[ \t]*(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{{0,300}})>"
+    rf"|(?<![<\\/])(?<!\\u003c)(?P<bare_slash>/)(?P<bare_close>function_calls|invoke|parameter)>"
+    rf"|</(?P<other>{_OTHER_ENDS})>"
+    rf"|<(?P<element_slash>/?)(?P<element>[\w.-]{{1,200}})>",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
-def find_tags(text: str, tools: Mapping[str, Tool]) -> list[Tag]:
-    """All tags of a text; those of elements only as far as they are parameters of an offered tool."""
+def find_tags(text: str, elements: Iterable[str], tools: Container[str]) -> list[Tag]:
+    """All tags of a text.
+
+    Args:
+        text: a reply.
+        elements: the names that are tags of their own: those of the offered tools and of their parameters.
+        tools: which of them are tools.
+    """
     if not _HINT.search(text):
         return []
-    parameters = {name for tool in tools.values() for name in json_schema.properties(tool.input_schema)}
-    pattern = _tag_pattern(frozenset(name for name in {*parameters, *tools} if re.fullmatch(r"[\w.-]+", name)))
+    names = {name.lower() for name in elements}
     tags: list[Tag] = []
     position = 0
-    while match := pattern.search(text, position):
-        tags += _read_element(match, tools) if match["element"] else _read_tag(match)
-        position = max(tags[-1].end, match.end())
+    while match := _TAG.search(text, position):
+        position = match.end()
+        if not match["element"]:
+            tags += _read_tag(match)
+        elif match["element"].lower() in names:
+            tags.append(_read_element(match, tools))
+        position = max(position, tags[-1].end if tags else 0)
     return tags
 
 
 _HINT = re.compile(r"invoke[\s=>]|<function_calls?>", re.IGNORECASE)
 
 
-def _read_element(match: re.Match[str], tools: Container[str]) -> list[Tag]:
+def _read_element(match: re.Match[str], tools: Container[str]) -> Tag:
     """A tag by a parameter's or a tool's own name: `<command>`, `<Bash>`."""
     is_tool = match["element"] in tools
     opening, closing = (Kind.OPEN_INVOKE, Kind.CLOSE_INVOKE) if is_tool else (Kind.OPEN_ELEMENT, Kind.CLOSE_ELEMENT)
     kind = closing if match["element_slash"] else opening
-    return [Tag(match.start(), match.end(), kind, match["element"])]
+    return Tag(match.start(), match.end(), kind, match["element"])
 
 
 def _read_tag(match: re.Match[str]) -> list[Tag]:

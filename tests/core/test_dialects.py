@@ -12,6 +12,7 @@ from core_samples import BASH, READ, WRITE, by_name, counter, examples, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_proxy.core import dialects
 from claude_proxy.core.content import Text, Thinking, ToolUse
 from claude_proxy.core.dialects import arguments_for, begins, read_calls
 from claude_proxy.core.notation import Call
@@ -86,6 +87,37 @@ def test_a_dialect_begins_only_where_it_begins(text: str) -> None:
 def test_where_none_begins_nothing_is_read(text: str) -> None:
     assert not begins(text, 0, unmistakable=True)
     assert read_calls(text, 0) is None
+
+
+# What may stand before the openings of the table.
+PREFIXED = (
+    *(f"<tool_call>{UNMISTAKABLE[name]}" for name in ("Qwen3-Coder", "Llama's function")),
+    '<|python_tag|><function=Bash>{"command": "ls"}</function>',
+    f"<|python_start|>{UNMISTAKABLE['Llama 4']}<|python_end|>",
+    '[TOOL_CALLS]Bash{"command": "ls"}',
+    'Bash[CALL_ID]a1[ARGS]{"command": "ls"}',
+    '<|start|>assistant<|channel|>commentary to=Bash<|message|>{"command": "ls"}',
+    'to=Bash<|message|>{"command": "ls"}',
+    'tool_code\nprint(Bash(command="ls"))',
+    '<tool_code>\nprint(Bash(command="ls"))\n</tool_code>',
+    '<|tool_call>call:Bash{command: "ls"}',
+    '<tool_call>call:Bash{command: "ls"}',
+)
+
+
+def test_wherever_an_opening_of_the_table_matches_a_dialect_begins() -> None:
+    for opening, _, _ in dialects._DIALECTS:
+        samples = [text for text in (*DIALECTS.values(), *PREFIXED) if opening.match(text)]
+        assert samples, f"no sample begins with {opening.pattern}"
+    assert [text for text in (*DIALECTS.values(), *PREFIXED) if not begins(text, 0)] == []
+
+
+SPECIAL = [text for text in (*UNMISTAKABLE.values(), *PREFIXED) if text.startswith(("<|", "<｜", "[TOOL_CALLS]"))]
+
+
+@pytest.mark.parametrize("text", SPECIAL)
+def test_calls_by_special_tokens_begin_behind_words_too(text: str) -> None:
+    assert read(f"I'll look.{text}").calls == 1
 
 
 BEHIND = [
@@ -168,17 +200,23 @@ def test_a_whole_call_before_one_that_is_cut_off_at_a_colon_is_run() -> None:
     assert [block for block in reply.content if isinstance(block, ToolUse)] == [ToolUse("toolu_0", *vars(LS).values())]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="positional arguments are taken for a key that is cut off, and the reply with it"
-)
-def test_a_python_call_with_positional_arguments_is_not_cut_off() -> None:
-    assert not read('[Bash("ls")]').truncated
+@pytest.mark.parametrize("arguments", ['"ls"', "'ls', 5", 'command="ls", "x"', '"it\'s"'])
+def test_a_python_call_with_positional_arguments_cannot_be_read(arguments: str) -> None:
+    text = f"[Bash({arguments})]"
+    assert read(text) == Reply((Text(text),), "end_turn", defect="it could not be read")
 
 
 def test_a_line_of_react_goes_to_the_one_required_parameter() -> None:
     assert arguments_for(Call("Bash", {"": "ls"}), {"command"}) == LS
     assert arguments_for(Call("Bash", {"": "ls"}), {"a", "b"}) == Call("Bash", {"": "ls"})
     assert arguments_for(LS, {"x"}) == LS
+
+
+@pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS.keys())
+@pytest.mark.parametrize("behind", ["", "\nWords."])
+def test_the_last_call_of_a_reply_that_was_cut_off_is_not_run(text: str, behind: str) -> None:
+    cut_off = read(f"Words.\n{text}{behind}", cut=True)
+    assert (cut_off.calls, cut_off.stop_reason, cut_off.truncated) == (0, "max_tokens", True)
 
 
 # --- any reply at all -------------------------------------------------------------------------------------------------
@@ -244,6 +282,12 @@ def test_any_reply_gives_a_proper_message(text: str, cut: bool, decoded: bool) -
                 assert json.loads(json.dumps(arguments, allow_nan=False)) == arguments
     assert (reply.stop_reason == "tool_use") == bool(ids)
     assert reply.truncated or not cut
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", '{"type": []}', "5", "null"])
+def test_an_object_of_any_type_at_all_is_an_answer(value: str) -> None:
+    for text in (f'{{"type": {value}}}', f'[{{"type": {value}}}]', f'{{"content": [{{"type": {value}}}]}}'):
+        assert read(text) == Reply((Text(text),), "end_turn")
 
 
 ENDLESS = [

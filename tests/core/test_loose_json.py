@@ -144,10 +144,10 @@ ARGUMENTS: list[Any] = [
     ("a='f(x)', b='it's')]", {"a": "f(x)", "b": "it's"}, "]"),
     ('a="""x\ny""")', {"a": "x\ny"}, ""),
     ("**{'a': 1})", None, ""),
-    pytest.param(
-        *("'a', 1)", None, ""),
-        marks=pytest.mark.xfail(strict=True, reason="the first is taken for a key whose end was cut off"),
-    ),
+    ("'a', 1)", None, ""),
+    ("'it''s', b=1)", None, ""),
+    ("a=1, 'b')", None, ""),
+    ("'a': 'b', 'c'='d')", {"a": "b", "c": "d"}, ""),
 ]
 
 
