@@ -817,7 +817,8 @@ def _unquote(text: str) -> str:
 def env_example() -> str:
     """The text of `.env.example`: every setting with its help; those with a default are commented out."""
     lines = [
-        "# Settings of claude-proxy: copy to .env and edit. The environment wins over this file.",
+        "# Settings of claude-proxy: copy to .env and edit. The environment wins over this file, and this file over",
+        "# claude-proxy.toml (see claude-proxy.example.toml; CLAUDE_PROXY_CONFIG names another path of that file).",
         "# Generated from claude_proxy/settings.py by scripts/generate.py; do not edit here.",
     ]
     for setting in TABLE:

@@ -363,11 +363,11 @@ def proxy(start_proxy: StartProxy) -> Proxy:
 @contextmanager
 def running_proxy(settings: Settings) -> Iterator[Proxy]:
     out = io.StringIO()
-    upstream = Upstream.from_settings(settings)
-    app = App(settings, Exchange(settings, upstream), Journal(settings.log_level, settings.log_format, out))
+    exchange = Exchange(settings, Upstream.from_settings(settings))
+    app = App(settings, exchange, Journal(settings.log_level, settings.log_format, out))
     with running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
-    upstream.close()
+    exchange.close()
 
 
 @contextmanager

@@ -3,6 +3,9 @@
 SecureChatAI calls its models by aliases that each server chooses. Which alias answers for a model name is decided by
 the first rule that fits: the configured map, the built-in table, the family of the name, the name itself.
 
+What is said of an alias in the configuration file goes before what is known of it here, fact by fact. An alias may
+stand on several servers, and is another model on each.
+
 Windows and limits are the vendors' and the module's (read from the module in June 2026); it enforces no window, and
 answers a prompt beyond one with an apology that names no cause. Dots and dashes in aliases differ between servers.
 """
@@ -12,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
+from claude_proxy.configuration import DEFAULT_SERVER, AliasFacts, Family, Tokenizer
 from claude_proxy.errors import InvalidRequest
 
 T = TypeVar("T")
-Family: TypeAlias = Literal["claude", "reasoning", "chat"]
 
 # Names people and clients use out of the box.
 DEFAULT_ALIASES: Mapping[str, str] = {
@@ -45,6 +48,7 @@ class Alias:
         window: tokens of prompt and reply together that the model can hold.
         max_output: tokens at which a reply is cut, without the caller being told.
         sees: whether it takes images.
+        counted_as: whose way to count tokens comes nearest, where it is not that of its family.
     """
 
     name: str
@@ -52,10 +56,13 @@ class Alias:
     window: int
     max_output: int
     sees: bool = False
+    counted_as: Tokenizer | None = None
 
     @property
-    def tokenizer(self) -> Literal["openai", "claude"]:
+    def tokenizer(self) -> Tokenizer:
         """Whose way to count tokens comes nearest."""
+        if self.counted_as:
+            return self.counted_as
         return "claude" if self.family == "claude" else "openai"
 
     @property
@@ -72,11 +79,23 @@ class Choice:
         alias: who answers.
         rule: what chose it, in words for an error message.
         is_client_text: whether the alias is the client's own text, which no log may hold.
+        server: the name of the server it stands on.
     """
 
     alias: Alias
     rule: str
     is_client_text: bool = False
+    server: str = DEFAULT_SERVER
+
+    @property
+    def label(self) -> str:
+        """The alias, with its server where that is not the default one: what logs and health are kept by."""
+        return label(self.alias.name, self.server)
+
+
+def label(alias: str, server: str = DEFAULT_SERVER) -> str:
+    """An alias, with its server where that is not the default one."""
+    return alias if server == DEFAULT_SERVER else f"{alias}@{server}"
 
 
 _WINDOWS: tuple[tuple[str, int], ...] = (
@@ -122,20 +141,43 @@ _SIGHT: tuple[tuple[str, bool], ...] = (
 _REASONING = frozenset({"o1", "o3-mini", "o3", "o4-mini", "gpt-5"})
 
 
-def describe_alias(name: str, sight: Mapping[str, bool] | None = None) -> Alias:
+def describe_alias(
+    name: str, sight: Mapping[str, bool] | None = None, facts: Mapping[str, AliasFacts] | None = None
+) -> Alias:
     """What is known of an alias; an unknown one gets cautious figures.
 
     Args:
         name: the alias.
-        sight: configured patterns of aliases, and whether they see; before the built-in table.
+        sight: configured patterns of aliases, and whether they see; before everything else.
+        facts: what is said of aliases, by name or pattern; before the built-in tables.
     """
+    said = _Said(name, facts or {})
     return Alias(
         name,
-        family=_family(name),
-        window=_first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
-        max_output=_first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
-        sees=_first_match(name, (*(sight or {}).items(), *_SIGHT), default=False),
+        family=said.first("family") or _family(name),
+        window=said.first("window") or _first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
+        max_output=said.first("max_output") or _first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
+        sees=_first_match(name, (*(sight or {}).items(), *said.sight, *_SIGHT), default=False),
+        counted_as=said.first("tokenizer"),
     )
+
+
+class _Said:
+    """What the configuration says of an alias: under its very name first, then under the patterns in their order."""
+
+    def __init__(self, name: str, facts: Mapping[str, AliasFacts]) -> None:
+        exact = [facts[name]] if name in facts else []
+        self._facts = [*exact, *(each for pattern, each in facts.items() if fnmatchcase(name, pattern))]
+
+    def first(self, attribute: str) -> Any:
+        """A fact; None where nothing is said of it."""
+        return next((found for each in self._facts if (found := getattr(each, attribute)) is not None), None)
+
+    @property
+    def sight(self) -> list[tuple[str, bool]]:
+        """Whether it sees, as a row of a table of patterns."""
+        sees = self.first("sees")
+        return [] if sees is None else [("*", sees)]
 
 
 def _family(name: str) -> Family:
@@ -149,33 +191,39 @@ def _first_match(name: str, table: Iterable[tuple[str, T]], default: T) -> T:
     return next((value for pattern, value in table if fnmatchcase(name, pattern)), default)
 
 
-def choose_alias(model: str, model_map: Mapping[str, str], sight: Mapping[str, bool] | None = None) -> Choice:
+def choose_alias(
+    model: str,
+    model_map: Mapping[str, str],
+    sight: Mapping[str, bool] | None = None,
+    facts: Mapping[str, AliasFacts] | None = None,
+    servers: Mapping[str, str] | None = None,
+) -> Choice:
     """Decide which alias answers for a model name.
 
     Args:
         model: the name as the client sent it.
         model_map: configured names and patterns (`*`, `?`, `[…]`); exact names first, then patterns in their order.
         sight: see `describe_alias`.
+        facts: likewise.
+        servers: the servers of those entries of the map that do not lead to the default one.
     """
     name = model.removesuffix(_LONG_CONTEXT_SUFFIX)
-    alias, rule = _choose(name, model_map)
-    if alias is None:
-        rule = "the name itself, which no rule maps"
-    return Choice(describe_alias(alias or name, sight), rule, is_client_text=alias is None)
+    entry = name if name in model_map else next((each for each in model_map if fnmatchcase(name, each)), None)
+    if entry is not None:
+        rule = "an entry of MODEL_MAP" if entry == name else f"the pattern {entry!r} of MODEL_MAP"
+        alias = describe_alias(model_map[entry], sight, facts)
+        return Choice(alias, rule, server=(servers or {}).get(entry, DEFAULT_SERVER))
+    found, rule = _choose_built_in(name)
+    return Choice(describe_alias(found or name, sight, facts), rule, is_client_text=found is None)
 
 
-def _choose(name: str, model_map: Mapping[str, str]) -> tuple[str | None, str]:
-    if name in model_map:
-        return model_map[name], "an entry of MODEL_MAP"
-    for pattern, alias in model_map.items():
-        if fnmatchcase(name, pattern):
-            return alias, f"the pattern {pattern!r} of MODEL_MAP"
+def _choose_built_in(name: str) -> tuple[str | None, str]:
     if name in DEFAULT_ALIASES:
         return DEFAULT_ALIASES[name], "the built-in table"
     for pattern, alias in _FAMILY_ALIASES:
         if fnmatchcase(name.lower(), pattern):
             return alias, f"the built-in rule for names like {pattern}"
-    return None, ""
+    return None, "the name itself, which no rule maps"
 
 
 def offered_models(model_map: Mapping[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from claude_proxy.configuration import DEFAULT_SERVER
 from claude_proxy.core import models, prompt, securechat, slips, tokens
 from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.health import Health
+from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
@@ -42,6 +43,7 @@ class Call:
         request: what the client wants.
         choice: which alias answers, and why.
         settings: as they were when the request began, for the server of the alias.
+        upstream: the way to that server.
         prompt: what the model will read.
         estimated: the tokens of its texts, as they are estimated for any alias.
         input_tokens: what it will most likely cost with this alias.
@@ -52,6 +54,7 @@ class Call:
     request: Request
     choice: Choice
     settings: Settings
+    upstream: Upstream
     prompt: Prompt
     estimated: int
     input_tokens: int
@@ -87,11 +90,11 @@ class Exchange:
         Raises:
             SettingsError, OSError: there is no way to one of the others.
         """
-        self.settings = settings
-        self._upstreams = _find_ways(settings, {_way(settings): upstream})
+        self._standing = (settings, _find_ways(settings, {_way(settings): upstream}))  # changed as one
         self._turns = Turns(settings.max_calls, settings.max_waiting)
         self._health: dict[str, Health] = {}  # by label of the alias
         self._corrections: dict[str, Correction] = {}
+        self._memo = Memo()
         self._lock = threading.Lock()
 
     def adopt(self, settings: Settings) -> None:
@@ -100,25 +103,33 @@ class Exchange:
         Raises:
             SettingsError, OSError: there is no way to one of the servers; then nothing has changed.
         """
-        before, self._upstreams = self._upstreams, _find_ways(settings, self._upstreams)
-        self.settings = settings
+        _, before = self._standing
+        after = _find_ways(settings, before)
+        self._standing = (settings, after)
         self._turns.allow(settings.max_calls, settings.max_waiting)
-        for way in before.keys() - self._upstreams.keys():
+        for way in before.keys() - after.keys():
             before[way].close()
+
+    def close(self) -> None:
+        """Close the connections that are kept for the next call."""
+        for upstream in self._standing[1].values():
+            upstream.close()
 
     def prepare(self, request: Request) -> Call:
         """Decide who is asked, and what; nothing is sent."""
-        configured = self.settings
+        configured, upstreams = self._standing
         choice = models.choose_alias(request.model, *configured.model_rules)
         settings = configured.at(choice.server)
-        rendered = prompt.render(request, choice.alias, armoured=settings.redcap_decodes_entities)
-        estimated = tokens.estimate(rendered.texts, choice.alias.tokenizer)
+        armoured = settings.redcap_decodes_entities
+        rendered = prompt.render(request, choice.alias, armoured=armoured, memo=self._memo)
+        estimated = tokens.estimate(rendered.texts, choice.alias.tokenizer, self._memo)
         media = tokens.estimate_media(rendered.media)
         correction = self._corrections.get(choice.label, Correction())
         return Call(
             request,
             choice,
             settings,
+            upstreams[_way(settings)],
             rendered,
             estimated,
             input_tokens=correction.apply(estimated) + media,
@@ -184,20 +195,21 @@ class Exchange:
         """
         settings = call.settings
         own = settings.redcap_api_token
-        fields = securechat.form_fields(
-            prompt,
-            token=own.reveal() if own else token,
-            prefix=settings.redcap_module_prefix,
-            alias=call.choice.alias,
-            max_tokens=max_tokens,
-            temperature=call.request.temperature,
-            top_p=call.request.top_p,
+        content_type, body = securechat.encode_form(
+            securechat.form_fields(  # given no name, it takes no memory while the model thinks
+                prompt,
+                token=own.reveal() if own else token,
+                prefix=settings.redcap_module_prefix,
+                alias=call.choice.alias,
+                max_tokens=max_tokens,
+                temperature=call.request.temperature,
+                top_p=call.request.top_p,
+            ),
+            new_id("form"),
         )
         began = waiter.elapsed
-        content_type, body = securechat.encode_form(fields, new_id("form"))
         trace = {"traceparent": call.traceparent} if call.traceparent else None
-        upstream = self._upstreams.get(_way(settings)) or Upstream.from_settings(settings)  # if it is known no more
-        came = upstream.post(content_type, body, waiter, trace)
+        came = call.upstream.post(content_type, body, waiter, trace)
         answer = securechat.read_answer(
             came.status,
             came.headers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from claude_proxy.errors import HeadTooLarge, InvalidRequest
 from claude_proxy.shell.http_head import RequestHead, check_length
@@ -15,6 +15,7 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _MAX_LINE = 4096  # bytes of a chunk's size with its extensions, or of a trailer
 _MAX_EXTRA = 65536  # bytes of all extensions and trailers of a body
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # window bits, as zlib counts them
+_SLICE, _PIECE = 64 * 1024, 256 * 1024  # bytes that are unpacked at a time: at most so many, to at most so many
 
 
 def read_body(
@@ -40,8 +41,9 @@ def read_body(
     else:
         check_length(head.length, max_bytes)
         body = incoming.exactly(head.length, taken)
-    unpacked = unpack(body, head.headers.get("content-encoding", ""), max_bytes)
-    taken(len(unpacked) - len(body) if unpacked is not body else 0)
+    unpacked = unpack(body, head.headers.get("content-encoding", ""), max_bytes, taken)
+    if unpacked is not body:
+        taken(-len(body))
     return unpacked
 
 
@@ -50,19 +52,18 @@ def read_body(
 
 def _chunked(incoming: Incoming, max_bytes: int, taken: Callable[[int], None]) -> bytes:
     """Read chunks and trailers: RFC 9112, section 7.1. Extensions and trailers mean nothing to us."""
-    chunks: list[bytes] = []
-    length, extra = 0, _Extra(incoming)
+    body = bytearray()  # a list of chunks would take many times as much where each has a byte or two
+    extra = _Extra(incoming)
     while size := _chunk_size(extra):
-        length += size
-        check_length(length, max_bytes)
-        chunks.append(incoming.exactly(size, taken))
+        check_length(len(body) + size, max_bytes)
+        body += incoming.exactly(size, taken)
         if incoming.exactly(2) != b"\r\n":
             raise InvalidRequest("A chunk of the request body is not as long as its size says.")
     while trailer := extra.line():
         if not _TRAILER.fullmatch(trailer):
             raise InvalidRequest("A trailer of the request body is no header.")
         extra.spend(len(trailer))
-    return b"".join(chunks)
+    return bytes(body)
 
 
 def _chunk_size(extra: _Extra) -> int:
@@ -96,10 +97,11 @@ class _Extra:
 # --- content encodings ------------------------------------------------------------------------------------------------
 
 
-def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
+def unpack(body: bytes, encoding: str, max_bytes: int, taken: Callable[[int], None] = lambda _: None) -> bytes:
     """A body without its content encoding: `gzip`, `deflate` (with the zlib frame or without), or none.
 
-    Nothing beyond the limit is unpacked, so a bomb costs no more than an honest body of the largest size.
+    Nothing beyond the limit is unpacked, and nothing before `taken` has agreed to the piece before it. So a bomb
+    costs no more than an honest body of the largest size, and many at once no more than all bodies may.
 
     Raises:
         RequestTooLarge: it exceeds `max_bytes` when unpacked.
@@ -115,17 +117,33 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes:
             details={"error_code": "request_body_encoding_unsupported"},
         )
     unpacker = zlib.decompressobj(_GZIP if name != "deflate" else _ZLIB if _has_zlib_frame(body) else _RAW)
+    unpacked = bytearray()
     try:
-        unpacked = unpacker.decompress(body, max_bytes + 1)
-        check_length(len(unpacked), max_bytes)
-        if not unpacker.eof or unpacker.unused_data:
-            raise zlib.error
+        for piece in _inflate(unpacker, body):
+            check_length(len(unpacked) + len(piece), max_bytes)
+            taken(len(piece))
+            unpacked += piece
     except zlib.error:
         raise InvalidRequest(
             f"The request body is not whole and correct {name.removeprefix('x-')} data, as its Content-Encoding says.",
             details={"error_code": "request_body_encoding_invalid"},
         ) from None
-    return unpacked
+    return bytes(unpacked)
+
+
+def _inflate(unpacker: zlib._Decompress, body: bytes) -> Iterator[bytes]:
+    """Unpack a body piece by piece; raises `zlib.error` where it is damaged, breaks off or goes on behind its end."""
+    for start in range(0, len(body), _SLICE):  # the decompressor copies what it has not used yet
+        if unpacker.eof:
+            raise zlib.error
+        rest = body[start : start + _SLICE]
+        piece = b""
+        while rest or len(piece) == _PIECE:
+            piece = unpacker.decompress(rest, _PIECE)
+            yield piece
+            rest = unpacker.unconsumed_tail
+    if not unpacker.eof or unpacker.unused_data:
+        raise zlib.error
 
 
 def _has_zlib_frame(body: bytes) -> bool:

@@ -81,6 +81,7 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._silence_timeout = silence_timeout
         self._idle: list[tuple[float, _Connection]] = []
+        self._closed = False
         self._lock = threading.Lock()
 
     @classmethod
@@ -132,7 +133,8 @@ class Upstream:
         return answer
 
     def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the connections that are kept, and keep none from now on."""
+        self._closed = True
         while connection := self._take():
             connection.close()
 
@@ -170,9 +172,8 @@ class Upstream:
         with self._lock:
             self._idle.append((now, connection))
             # The most recent is taken first, so those that are too old, or too many, are at the front.
-            surplus = max(
-                len(self._idle) - _IDLE_CONNECTIONS, sum(now - since >= _IDLE_SECONDS for since, _ in self._idle)
-            )
+            most = 0 if self._closed else _IDLE_CONNECTIONS
+            surplus = max(len(self._idle) - most, sum(now - since >= _IDLE_SECONDS for since, _ in self._idle))
             dropped, self._idle[:surplus] = self._idle[:surplus], []
         for _, each in dropped:
             each.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from claude_proxy.configuration import AliasFacts
 from claude_proxy.core.models import (
     Page,
     choose_alias,
@@ -236,6 +237,60 @@ def test_sight_can_be_configured_and_the_first_pattern_decides() -> None:
     ]
     assert choose_alias("claude-sonnet-4", {}, sight).alias.sees is False
     assert choose_alias("o1", {"o1": "whatever"}, sight).alias.sees is True
+
+
+# --- what is configured of an alias -----------------------------------------------------------------------------------
+
+SAID = {
+    "gpt-*": AliasFacts(window=50_000, sees=False, family="reasoning"),
+    "gpt-4o": AliasFacts(window=64_000, max_output=1_000, tokenizer="claude"),
+    "*": AliasFacts(max_output=2_000),
+    "claude": AliasFacts(family="chat"),
+}
+SAID_OF = [
+    # alias, window, most tokens of a reply, sees, family, tokenizer, reads PDFs
+    ("gpt-4o", 64_000, 1_000, False, "reasoning", "claude", False),
+    ("gpt-4.1", 50_000, 2_000, False, "reasoning", "openai", False),
+    ("claude", 200_000, 2_000, True, "chat", "openai", False),
+    ("o3", 200_000, 2_000, True, "reasoning", "openai", False),
+]
+
+
+@pytest.mark.parametrize(("name", "window", "max_output", "sees", "family", "tokenizer", "reads_pdfs"), SAID_OF)
+def test_what_is_said_of_an_alias_goes_before_what_is_known(
+    name: str, window: int, max_output: int, sees: bool, family: str, tokenizer: str, reads_pdfs: bool
+) -> None:
+    """Fact by fact: what stands under the very name first, then the patterns in their order."""
+    alias = describe_alias(name, None, SAID)
+    assert (alias.window, alias.max_output, alias.sees) == (window, max_output, sees)
+    assert (alias.family, alias.tokenizer, alias.reads_pdfs) == (family, tokenizer, reads_pdfs)
+    assert choose_alias("mine", {"mine": name}, {}, SAID).alias == alias
+
+
+def test_configured_sight_goes_before_the_other_facts() -> None:
+    assert describe_alias("gpt-4o", {"gpt-4o": True}, SAID).sees is True
+
+
+# --- servers ----------------------------------------------------------------------------------------------------------
+
+SERVERS = {"claude-opus-*": "lab", "fast": "near"}
+
+
+@pytest.mark.parametrize(
+    ("model", "server", "label"),
+    [
+        ("claude-opus-9", "lab", "claude-opus-4@lab"),
+        ("claude-opus-9[1m]", "lab", "claude-opus-4@lab"),
+        ("claude-opus-4-1", "default", "exact"),
+        ("fast", "near", "gpt-4o@near"),
+        ("o1", "default", "o3"),
+        ("claude-sonnet-9", "default", "claude"),
+        ("grok-3", "default", "grok-3"),
+    ],
+)
+def test_the_entry_that_decides_on_the_alias_decides_on_the_server(model: str, server: str, label: str) -> None:
+    choice = choose_alias(model, CONFIGURED, servers=SERVERS)
+    assert (choice.server, choice.label) == (server, label)
 
 
 # --- the list ---------------------------------------------------------------------------------------------------------

@@ -149,3 +149,34 @@ def test_a_turn_that_comes_as_its_owner_leaves_is_passed_on() -> None:
         near.close()
     with turns.take("a", Waiter(limit=0, tick=lambda _: math.inf)):
         assert turns.waiting == 0
+
+
+# --- bounds that change -----------------------------------------------------------------------------------------------
+
+
+def test_more_turns_are_granted_to_those_who_wait(taken: tuple[Turns, ExitStack]) -> None:
+    turns, _ = taken
+    queue = Queue(turns)
+    for name in ("one", "two"):
+        queue.join(name, name)
+    assert queue.served == []
+    turns.allow(2, 5)
+    queue.finish()
+    assert queue.served == ["one", "two"]
+
+
+def test_fewer_turns_take_none_away_and_grant_none_before_enough_came_back() -> None:
+    turns = Turns(2, 5)
+    queue = Queue(turns)
+    with ExitStack() as second:
+        with turns.take("a", Waiter(limit=30)):
+            second.enter_context(turns.take("b", Waiter(limit=30)))
+            turns.allow(1, 5)
+            queue.join("c", "c")
+        assert (queue.served, turns.waiting) == ([], 1), "one is still taken, and there may be one"
+    queue.finish()
+    assert queue.served == ["c"]
+    with turns.take("a", Waiter(limit=30)):
+        turns.allow(1, 0)
+        with pytest.raises(ProxyOverloaded), turns.take("b", Waiter(limit=30)):
+            pytest.fail("a second turn was granted")
