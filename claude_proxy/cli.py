@@ -310,15 +310,16 @@ def _given(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _reload_on_signal(reloader: Reloader) -> None:
-    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then nobody is left to serve."""
+    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then it ends us, as ever."""
     number = getattr(signal, "SIGHUP", None)  # Windows has none
     if number is None or signal.getsignal(number) is signal.SIG_IGN:
         return
     had_terminal = os.isatty(_STANDARD_ERROR)
 
-    def take(signal_number: int, frame: FrameType | None) -> None:
+    def take(signal_number: int, _frame: FrameType | None) -> None:
         if had_terminal and not os.isatty(_STANDARD_ERROR):
-            _interrupt(signal_number, frame)
+            signal.signal(signal_number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_number)
         reloader.ask()
 
     signal.signal(number, take)
@@ -461,7 +462,7 @@ def _init(options: argparse.Namespace) -> int:
     colour = _shows_colours(sys.stderr)
 
     def say(text: str) -> None:
-        print(text.encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+        print(text, file=sys.stderr)  # which shows as escapes what the console cannot
 
     def ask(question: str) -> str:
         print(question, end="", file=sys.stderr, flush=True)  # not on standard output, as `input` would
@@ -492,8 +493,8 @@ def _doctor(options: argparse.Namespace) -> int:
         findings.append(finding)
         if not options.json and _write_out(doctor.line(finding, colour=colour) + "\n") != _OK:
             return _FAILED
-    last = json.dumps(doctor.as_json(findings), indent=2) if options.json else doctor.summary(findings)
-    written = _write_out(last + "\n")
+    last = _as_json(doctor.as_json(findings)) if options.json else doctor.summary(findings) + "\n"
+    written = _write_out(last)
     return written if doctor.is_well(findings) else _FAILED
 
 

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -16,7 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pytest
 from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, eventually, fold, read_events
 
 from claude_proxy import __version__
+from claude_proxy.shell.simulator import ModelRequest, text_of
 
 ROOT = Path(__file__).parent.parent
 STARTER = "claude_api_proxy.py"
@@ -137,6 +139,51 @@ def stopped(process: subprocess.Popen[str], stop: signal.Signals = signal.SIGTER
 
 
 # --- serve ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_configuration_takes_effect_and_a_bad_one_is_refused(redcap: Redcap, starter: Starter) -> None:
+    path = starter.folder / "claude-proxy.toml"
+    path.write_text(f'redcap_api_url = "{redcap.url}"\n[models]\nmine = "o1"\n')
+    path.chmod(0o600)
+    redcap.queue("Yes.", "Yes.", "Yes.")
+    mine = question("x") | {"model": "mine"}
+    with starter.running("serve", "--port", "0") as process:
+        url = read_until(process.stderr, r"listens on (\S+)")[1]
+        ask(url, "/v1/messages", mine)
+        path.write_text(path.read_text().replace("o1", "o3"))
+        process.send_signal(signal.SIGHUP)
+        assert "changed=MODEL_MAP" in read_until(process.stderr, "settings read again.*")[0]
+        ask(url, "/v1/messages", mine)
+        path.write_text(path.read_text() + "[alias]\n")  # found by looking at the file
+        line = read_until(process.stderr, "settings refused.*")[0]
+        assert f"{path}, line 4: 'alias' is no name of a setting. Did you mean aliases?" in line
+        ask(url, "/v1/messages", mine)
+        stopped(process)
+    assert [request.fields["model"] for request in redcap.requests] == ["o1", "o3", "o3"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such terminals")
+def test_a_proxy_ends_with_its_terminal(starter: Starter) -> None:
+    ours, its = os.openpty()
+    env = starter.environment({"REDCAP_API_URL": "https://h/api/"})
+    with subprocess.Popen([*starter.command], cwd=starter.folder, env=env, stderr=its) as process:
+        with open(ours, "rb", buffering=0) as terminal:
+            seen = b""
+            while b"claude --permission-mode" not in seen:
+                seen += terminal.read(1024)
+            process.send_signal(signal.SIGHUP)
+            while b"settings read again" not in seen:
+                seen += terminal.read(1024)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE) == -signal.SIGHUP
+    os.close(its)
+
+
+def test_the_command_line_goes_before_the_environment(starter: Starter) -> None:
+    (starter.folder / "other.toml").write_text("max_call = 1")
+    env = {"REDCAP_API_URL": "https://h/api/", "CLAUDE_PROXY_CONFIG": "none.toml"}
+    assert "other.toml, line 1: 'max_call' is no name" in starter.refuse("serve", "--config", "other.toml", env=env)
+    assert "none.toml cannot be read" in starter.refuse(env=env)
 
 
 @pytest.fixture
@@ -887,3 +934,140 @@ def test_env_warns_of_a_repository(starter: Starter) -> None:
     done = starter.run("env", "--settings", ".claude/settings.json", env=OURS)
     assert done.returncode == OK
     assert "do not commit it" in done.stderr
+
+
+# --- doctor, models, init ---------------------------------------------------------------------------------------------
+
+
+def obey(request: ModelRequest) -> str:
+    """Be a model that calls the tool that it is told to, or repeats the line that it is given."""
+    said = text_of(request.messages[-1])
+    if "Repeat" in said:
+        return said.rpartition("\n")[2]
+    return (
+        '<function_calls>\n<invoke name="report_status">\n<parameter name="status">ready</parameter>\n</invoke>\n'
+        "</function_calls>"
+    )
+
+
+def test_doctor_finds_all_well(redcap: Redcap, starter: Starter) -> None:
+    redcap.let_answer(obey)
+    env = {"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": TOKEN, "HOME": str(starter.folder)}
+    done = starter.run("doctor", env=env)
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert re.search(r"^ok       token +REDCap takes it$", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ checks: \d+ ok, 1 warning, 1 skipped\.$", done.stdout.splitlines()[-1])
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
+    assert TOKEN not in done.stdout
+    told = json.loads(starter.run("doctor", "--json", env=env).stdout)
+    assert told["ok"] is True
+    assert {"check": "token", "status": "ok", "message": "REDCap takes it"} in told["checks"]
+
+
+def test_doctor_finds_what_is_wrong(redcap: Redcap, starter: Starter) -> None:
+    done = starter.run("doctor", env={"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": "0" * 32})
+    assert done.returncode == FAILED
+    assert re.search("^failed   token +REDCap refused the token", done.stdout, re.MULTILINE)
+    done = starter.run("doctor", "--offline", "--json")
+    assert done.returncode == FAILED
+    assert json.loads(done.stdout)["ok"] is False
+    assert starter.run("doctor", "--offline", env=URL).returncode == OK
+    assert starter.run("doctor", "--timeout", "0").returncode == MISUSED
+
+
+def test_models_shows_the_table_and_explains_a_name(starter: Starter) -> None:
+    env = {**URL, "MODEL_MAP": '{"claude-opus-*": "my-\u00f6pus"}'}
+    table = starter.run("models", env={**env, "PYTHONIOENCODING": "ascii"})
+    assert table.returncode == OK
+    assert re.search(r"^claude-opus-5-5 +my-\\xf6pus +128,000 ", table.stdout, re.MULTILINE)
+    rows = json.loads(starter.run("models", "--json", env=env).stdout)
+    assert {"claude-opus-5-5", "claude-opus-*", "*claude*", "o1"} <= {row["name"] for row in rows}
+    assert starter.run("models", "haiku", env=env).stdout.startswith("claude-haiku-5-5 -> gpt-4o\n")
+    assert json.loads(starter.run("models", "o1", "--json", env=env).stdout)["window"] == 200_000
+    assert "REDCAP_API_URL is not set" in starter.refuse("models")
+
+
+def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
+    def init(token: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*starter.command, "init", "--url", redcap.url],
+            cwd=starter.folder,
+            env=starter.environment({}),
+            input=token,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    refused = init("0" * 32)
+    assert (refused.returncode, refused.stdout) == (FAILED, "")
+    assert "claude-proxy: REDCap refused the token" in refused.stderr
+    assert list(starter.folder.iterdir()) == []
+    done = init(f"{TOKEN}\n")
+    assert (done.returncode, done.stdout) == (OK, "")
+    assert TOKEN not in done.stderr
+    assert (starter.folder / ".env").read_text() == f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN={TOKEN}\n"
+
+
+class Terminal:
+    """A terminal of the test's own, with a command at work in it."""
+
+    def __init__(self, starter: Starter, *arguments: str) -> None:
+        pty = pytest.importorskip("pty")
+        self.shown = ""
+        self.process, self._file = pty.fork()
+        if self.process == 0:
+            os.chdir(starter.folder)
+            os.execve(starter.command[0], [*starter.command, *arguments], starter.environment({"TERM": "xterm"}))
+
+    def read_until(self, words: str) -> None:
+        """Read until the words are shown, or the end."""
+        with suppress(OSError):  # as Linux says the end
+            while words not in self.shown:
+                assert select.select([self._file], [], [], PATIENCE)[0], self.shown
+                self.shown += os.read(self._file, 4096).decode()
+
+    def type(self, text: str) -> None:
+        os.write(self._file, text.encode())
+
+    def end(self) -> int:
+        self.read_until("\0")
+        os.close(self._file)
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+
+def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
+    terminal = Terminal(starter, "init")
+    terminal.read_until("API address")
+    terminal.type(f"{redcap.url}\n")
+    terminal.read_until("API token (not shown): ")
+    terminal.type(f"{TOKEN}\n")
+    assert terminal.end() == OK
+    assert "\x1b[32mok     \x1b[0m  token" in terminal.shown
+    assert TOKEN not in terminal.shown
+    assert (starter.folder / ".env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("at_the_token", [False, True])
+def test_ctrl_c_at_init_leaves_everything(starter: Starter, *, at_the_token: bool) -> None:
+    terminal = Terminal(starter, "init")
+    terminal.read_until("API address")
+    if at_the_token:
+        terminal.type("http://127.0.0.1:9/api/\n")
+        terminal.read_until("API token (not shown): ")
+    terminal.type("\x03")
+    assert terminal.end() == 128 + signal.SIGINT
+    assert "Nothing was written." in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert list(starter.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["serve", "run", "env", "init", "doctor", "models", "demo"])
+def test_every_command_explains_itself(starter: Starter, command: str) -> None:
+    told = starter.run(command, "--help")
+    assert told.returncode == OK
+    assert told.stdout.startswith(f"usage: claude-proxy {command} ")
+    assert told.stdout.isascii()
