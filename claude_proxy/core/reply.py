@@ -8,7 +8,8 @@
 - Calls that stand in thinking are thoughts. Thinking becomes a block of its own.
 - What follows the last call is cut: a model that goes on after its calls invents their results. So is everything from
   an invented result or turn on, calls included.
-- A call that the reply's end has cut off is never run; the whole ones before it are.
+- A call that the reply's end has cut off is never run; the whole ones before it are. Where the reply is known to have
+  been cut off, its last call counts as cut off, whatever it looks like.
 
 A reply that plainly meant a call but cannot be read has a `defect`, which says in a sentence what is wrong with it.
 """
@@ -19,6 +20,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from claude_proxy.core import dialects, notation, repair
 from claude_proxy.core import schema as json_schema
@@ -37,12 +39,14 @@ class Reply:
         stop_reason: as the client will be told.
         truncated: whether the reply was cut off, so that it could be continued.
         defect: what is wrong with a call that could not be read, for the model to mend it.
+        stop_sequence: which of the client's sequences ended it.
     """
 
     content: tuple[ContentBlock, ...]
     stop_reason: StopReason
     truncated: bool = False
     defect: str | None = None
+    stop_sequence: str | None = None
 
     @property
     def calls(self) -> int:
@@ -70,13 +74,12 @@ def read_reply(
         decoded: whether the module has decoded the reply's HTML entities.
     """
     thoughts, body = _split_thinking(text, tools, cut=cut)
-    partial = _PARTIAL_TAG.search(body, max(0, len(body) - 400)) if tools else None
-    if partial and not any(name.startswith(partial[0].strip()[1:].split(" ")[0].rstrip(">")) for name in _TAG_NAMES):
-        partial = None
-    if partial:
-        body = body[: partial.start()]
-    found = _find(body, tools, cut=cut or partial is not None)
-    truncated = cut or partial is not None or any(block.truncated for block in found.blocks)
+    whole = _without_partial_tag(body) if tools else body
+    found = _find(whole, tools, cut=cut or whole != body)
+    if cut:
+        found = _without_last_call(found, len(whole))
+    truncated = cut or whole != body or any(block.truncated for block in found.blocks)
+    body = whole
     content: list[Text | ToolUse] = []
     prose = 0
     for part in found.parts:
@@ -98,13 +101,48 @@ def read_reply(
     )
 
 
-# The beginning of a tag that the reply's end has cut off, at the start of a line.
-_PARTIAL_TAG = re.compile(r"(?:\n|\A)[ \t]*<(?:/?[a-z_]{0,14}|invoke\s[^<>\n]*|function_calls>\s*)\Z")
+def _without_last_call(found: _Found, end: int) -> _Found:
+    """What is certain of a reply that is known to have been cut off: its calls without the last one.
+
+    The tags that seem to end that call may as well stand in a value of it, whose rest was cut off; nothing in the text
+    tells. So nothing behind it counts, either.
+    """
+    for index, part in enumerate(found.parts):
+        if isinstance(part, CallBlock) and not part.truncated:
+            block = replace(part, calls=part.calls[:-1], end=end, truncated=True)
+            return replace(found, parts=[*found.parts[:index], block])
+    return found
+
+
+# What may be a tag that the reply's end has cut off, at the start of a line; an opened block with nothing in it is as
+# good as cut off.
+_PARTIAL_TAG = re.compile(
+    r"(?:\n|\A)[ \t]*<(?P<name>/?[a-z_]{0,14})(?:(?<=<invoke)\s[^<>\n]*|(?<=<function_calls)>\s*)?\Z"
+)
 _TAG_NAMES = ("function_calls", "/function_calls", "invoke", "/invoke")
+_MAX_PARTIAL_TAG = 400
+
+
+def _without_partial_tag(text: str) -> str:
+    """A reply without the beginning of a tag that its end has cut off, if it ends in one."""
+    partial = _PARTIAL_TAG.search(text, max(0, len(text) - _MAX_PARTIAL_TAG))
+    if partial and any(name.startswith(partial["name"]) for name in _TAG_NAMES):
+        return text[: partial.start()]
+    return text
+
+
+# What models write around their words, and no user should see: a chat template's tokens, or the speaker's name.
+_FRAME_OF_WORDS = re.compile(
+    r"""(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)(?:\s*<\|constrain\|>\s*\w+)?<\|message\|>  # gpt-oss
+      | <\|(?:open|close)\|>response<\|sep\|>                                                           # Kimi K3
+      | <\|(?:start\|>assistant|end\|>|return\|>|im_end\|>|eot_id\|>|eom_id\|>)     # gpt-oss, Qwen and Llama: turns
+      | \A\s*Assistant:\s+""",
+    re.VERBOSE,
+)
 
 
 def _text(prose: str) -> list[Text]:
-    prose = _SPECIAL_TOKENS.sub("", prose).strip()
+    prose = _FRAME_OF_WORDS.sub("", prose).strip()
     return [Text(prose)] if prose else []
 
 
@@ -120,8 +158,11 @@ def _tool_use(call: Call, tools: Mapping[str, Tool], tool_use_id: str, *, decode
 
 # --- thinking ---------------------------------------------------------------------------------------------------------
 
+# Thinking in tags, wherever it stands.
 _OPENING_THOUGHT = re.compile(r"<\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[THINK\]", re.IGNORECASE)
 _CLOSING_THOUGHT = re.compile(r"</\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[/THINK\]", re.IGNORECASE)
+# The first tag of a reply whose opening tag stood in the prompt: then all before it is thinking. It ends a line, or the
+# answer follows at once; where anything else follows, the tag is only mentioned.
 _LONE_CLOSING_THOUGHT = re.compile(r"</think(?:ing)?>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{\[])", re.IGNORECASE)
 # gpt-oss speaks in channels: `analysis` is thinking, what is said in the others is for the user.
 _ANALYSIS = re.compile(
@@ -129,20 +170,20 @@ _ANALYSIS = re.compile(
     r"(.*?)(?:<\|end\|>|<channel\|>|(?=<\|start\|>|<\|channel\|>)|\Z)",
     re.DOTALL,
 )
-_OTHER_TOKENS = re.compile(r"\]<\]\w+\[>\[")  # MiniMax M3 puts one before each tag
-_SPECIAL_TOKENS = re.compile(
-    r"(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)(?:\s*<\|constrain\|>\s*\w+)?<\|message\|>"
-    r"|<\|(?:open|close)\|>response<\|sep\|>|<\|(?:start\|>assistant|end\|>|return\|>|im_end\|>|eot_id\|>|eom_id\|>)|\A\s*Assistant:\s+"
-)
+
+
+_MINIMAX_TOKEN = re.compile(r"\]<\]\w{1,40}\[>\[")  # M3 puts one before each tag
 
 
 def _split_thinking(text: str, tools: Mapping[str, Tool], *, cut: bool) -> tuple[list[str], str]:
     """The thoughts that a reply begins with, and the rest: gpt-oss's, and those whose opening tag is missing."""
     thoughts: list[str] = []
-    text = _OTHER_TOKENS.sub("", text) if "]<]" in text else text
-    while analysis := _ANALYSIS.match(text):
+    text = _MINIMAX_TOKEN.sub("", text) if "]<]" in text else text
+    start = 0
+    while analysis := _ANALYSIS.match(text, start):
         thoughts.append(analysis[1])
-        text = text[analysis.end() :]
+        start = analysis.end()
+    text = text[start:]
     closing = _LONE_CLOSING_THOUGHT.search(text)
     if closing and not _OPENING_THOUGHT.search(text, 0, closing.start()):
         values = (block for block in _find(text, tools, cut=cut).blocks if not block.truncated)
@@ -187,15 +228,60 @@ def _find(text: str, tools: Mapping[str, Tool], *, cut: bool) -> _Found:
     """Look for canonical calls, and only if there is none for those in other dialects."""
     if not tools:
         return _look_through(text, _Finder(text, tools))
-    found = _look_through(text, _CanonicalFinder(text, tools, cut=cut))
-    if found.blocks or found.defect:
-        return found
+    reader = notation.Reader(text, tools, cut=cut)
+    if reader.openings():
+        found = _look_through(text, _CanonicalFinder(text, tools, reader))
+        if found.blocks or found.defect:
+            return found
     return _look_through(text, _DialectFinder(text, tools))
 
 
-_LINE = re.compile(
-    r"(?:[ \t]*(?:(?:[-*+]|\d{1,3}[.)]|>)[ \t]+)*(?P<fence>`{3,}|~{3,}))?(?P<rest>[^\n]*)(?:\n\s*(?=\n)\n?|\n|\Z)"
-)
+class _Ahead:
+    """Where a pattern matches next in a text, asked for from positions that only grow.
+
+    A match holds for all positions up to it, and that there is none holds for all that follow. So the text is gone
+    through once, however often is asked.
+    """
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self._pattern = pattern
+        self._text = text
+        self._match = pattern.search(text)
+
+    def match(self, position: int) -> re.Match[str] | None:
+        """The first match from a position on."""
+        if self._match and self._match.start() < position:
+            self._match = self._pattern.search(self._text, position)
+        return self._match
+
+    def start(self, position: int) -> int:
+        """Where the first match from a position on begins; the end of the text where there is none."""
+        match = self._match
+        if match and match.start() < position:
+            match = self.match(position)
+        return match.start() if match else len(self._text)
+
+
+class _Line(NamedTuple):
+    """A line of prose, or the rest of one behind what has been read of it.
+
+    Attributes:
+        start: where it begins.
+        end: where the next one begins that is not blank.
+        fence: the marks of the code fence that it opens.
+        fence_start: where they stand.
+    """
+
+    start: int
+    end: int
+    fence: str
+    fence_start: int
+
+
+_END_OF_LINE = re.compile(r"\n\s*(?=\n)\n?|\n|\Z")
+_FENCE = r"[ \t]*(?:(?:[-*+]|\d{1,3}[.)]|>)[ \t]+)*(?P<fence>`{3,}|~{3,})"
+_OPENING_FENCE = re.compile(_FENCE)
+_BARE_FENCE = re.compile(rf"^{_FENCE}[^\S\n]*$", re.MULTILINE)
 _FENCE_AT_END = re.compile(r"[^`\n]*[^`\s](`{3,})[\w+-]*[ \t]*\n")
 # Markup that shows a text instead of meaning it.
 _QUOTED = re.compile(r"[ \t]*<(!--|pre|code|example)\b", re.IGNORECASE)
@@ -212,54 +298,132 @@ _TURN = re.compile(r"[ \t]*(?:(?:\*\*)?(?:Human|User|Assistant)\b(?:\*\*)?:|#{1,
 _CHAT_TOKEN = re.compile(r"<\|im_start\|>(?:user|tool)|<\|start_header_id\|>(?:user|tool|ipython)|\[INST\]")
 _TURN_BEFORE_CALL = re.compile(r"(?:Human|(User)):")
 
+# A line without any of these, and without what the finder looks for, is nothing but prose.
+_TELLING = re.compile(
+    rf"^(?:{_FENCE}|(?i:{_QUOTED.pattern}|{_RESULT.pattern}|{_RESULT_AFTER_CALL.pattern})|{_TURN.pattern})"
+    rf"|(?<!`)`{{3,}}[\w+-]*[ \t]*\n|{_CHAT_TOKEN.pattern}|(?i:{_OPENING_THOUGHT.pattern})",
+    re.MULTILINE,
+)
+
+
+class _Lines:
+    """The lines of a reply in which something may begin; those that are nothing but prose are passed over."""
+
+    def __init__(self, text: str, finder: _Finder) -> None:
+        self.text = text
+        self.chat_tokens = _Ahead(_CHAT_TOKEN, text)
+        self.opening_thoughts = _Ahead(_OPENING_THOUGHT, text)
+        self.closing_thoughts = _Ahead(_CLOSING_THOUGHT, text)
+        self._finder = finder
+        self._ends = _Ahead(_END_OF_LINE, text)
+        self._telling = _Ahead(_TELLING, text)
+        self._bare_fences = _Ahead(_BARE_FENCE, text)
+        self._quotes = {end: _Ahead(re.compile(re.escape(end)), text) for end in _QUOTED_ENDS.values()}
+        self._last_tag = text.rfind("\n<")
+        self._last_block = text.rfind(notation.BLOCK_TAG)
+
+    def line_from(self, position: int) -> _Line | None:
+        """The next line that may tell something: the one in which the position stands, if it is not its start."""
+        if position == 0 or self.text[position - 1] == "\n":
+            telling = min(self._telling.start(position), self._finder.next_opening(position))
+            if telling == len(self.text):
+                return None
+            position = max(position, self.text.rfind("\n", position, telling) + 1)
+        elif position == len(self.text):
+            return None
+        fence = _OPENING_FENCE.match(self.text, position)
+        marks, at = (fence["fence"], fence.start("fence")) if fence else ("", position)
+        return _Line(position, self._end_of_line(position), marks, at)
+
+    def end_of_fence(self, line: _Line, position: int) -> int:
+        """Where to read on behind a line: at the position, or behind the code fence that the line opens."""
+        at_end = None if line.fence else _FENCE_AT_END.match(self.text, line.start)
+        marks = at_end[1] if at_end else line.fence
+        if not marks:
+            return position
+        while closing := self._bare_fences.match(position):
+            position = self._end_of_line(closing.end())
+            if closing["fence"].startswith(marks):
+                return position
+        return len(self.text)
+
+    def end_of_quote(self, quoted: re.Match[str]) -> int | None:
+        """Where the line ends in which quoting markup is closed; None where it is not."""
+        closing = self._quotes[_QUOTED_ENDS[quoted[1].lower()]].match(quoted.end())
+        return self.text.find("\n", closing.start()) + 1 or len(self.text) if closing else None
+
+    def thought(self, line: _Line) -> _Thought | None:
+        """The stretch of thinking that begins in a line, outside inline code."""
+        opening = self.opening_thoughts.match(line.start)
+        if not opening or opening.end() > line.end or _in_inline_code(self.text, line.start, opening.start()):
+            return None
+        closing = self.closing_thoughts.match(opening.end())
+        if not closing:
+            starts_line = not self.text[line.start : opening.start()].strip()
+            hides_calls = self._last_block >= opening.end()
+            if not starts_line and not hides_calls:
+                return None
+            return _Thought(opening.start(), len(self.text), self.text[opening.end() :])
+        # Thinking about thinking: a further closing tag without an opening one belongs to it.
+        while further := self.closing_thoughts.match(closing.end()):
+            if self.opening_thoughts.start(closing.end()) < further.start() or self._last_tag < closing.end():
+                break
+            closing = further
+        return _Thought(opening.start(), closing.end(), self.text[opening.end() : closing.start()])
+
+    def _end_of_line(self, position: int) -> int:
+        end = self._ends.match(position)
+        return end.end() if end else len(self.text)
+
 
 def _look_through(text: str, finder: _Finder) -> _Found:
     found = _Found(len(text))
-    position, fence, called = 0, "", False
+    lines = _Lines(text, finder)
+    position, called = 0, False
     last_answer = text.rfind("\nAssistant:")
     turn: int | None = None  # where the first line begins that looks like somebody's turn
-    while position < len(text) and (line := _LINE.match(text, position)):
-        position = line.end()
-        if fence:
-            closes = (line["fence"] or "").startswith(fence) and not line["rest"].strip()
-            fence = "" if closes else fence
-        elif finder.tools and (token := _CHAT_TOKEN.search(text, line.start(), line.end())):
-            found.end = token.start()
+    while line := lines.line_from(position):
+        position = line.end
+        if finder.tools and (token := lines.chat_tokens.start(line.start)) < line.end:
+            found.end = token
             break
-        elif finder.tools and _is_invented(line, called=called, last_answer=last_answer):
-            found.end = line.start()
+        if finder.tools and _is_invented(text, line.start, called=called, last_answer=last_answer):
+            found.end = line.start
             break
-        elif quoted := _QUOTED.match(text, line.start()):
-            closing = text.find(_QUOTED_ENDS[quoted[1].lower()], quoted.end())
-            position = position if closing < 0 else text.find("\n", closing) + 1 or len(text)
-        elif thought := _thought(line):
-            found.parts.append(thought)
-            position = thought.end
-        elif block := (finder.in_fence(line) if line["fence"] else finder.in_line(line)):
-            if turn is not None and not called:
-                found.end = turn  # the model has invented a turn, and goes on from there
-                break
-            found.parts.append(block)
-            called = called or bool(block.calls)
-            position = block.end
+        if quoted := _QUOTED.match(text, line.start):
+            position = lines.end_of_quote(quoted) or position
+        elif part := _first_part(lines, finder, line):
+            if isinstance(part, CallBlock):
+                if turn is not None and not called:
+                    found.end = turn  # the model has invented a turn, and goes on from there
+                    break
+                called = called or bool(part.calls)
+            found.parts.append(part)
+            position = part.end
         else:
-            at_end = _FENCE_AT_END.match(text, line.start())
-            fence = line["fence"] or (at_end[1] if at_end else "")
-            position = max(position, finder.refused)
-            turn = line.start() if turn is None and line.start() and _TURN.match(text, line.start()) else turn
+            turn = line.start if turn is None and line.start and _TURN.match(text, line.start) else turn
+            position = lines.end_of_fence(line, max(position, finder.refused))
     found.defect = finder.defect
     return found
 
 
-def _is_invented(line: re.Match[str], *, called: bool, last_answer: int) -> bool:
+def _first_part(lines: _Lines, finder: _Finder, line: _Line) -> CallBlock | _Thought | None:
+    """The calls or the thinking that begin in a line, whichever are first: either may speak of the other."""
+    read_calls = finder.in_fence if line.fence else finder.in_line
+    if finder.next_opening(line.start) < lines.opening_thoughts.start(line.start):
+        return read_calls(line) or lines.thought(line)
+    return lines.thought(line) or read_calls(line)
+
+
+def _is_invented(text: str, start: int, *, called: bool, last_answer: int) -> bool:
     """Whether a line begins a result or a turn that only the client could have written.
 
     Args:
-        line: the line.
+        text: the reply.
+        start: where the line begins.
         called: whether there are calls before it.
         last_answer: where the last line begins that looks like the assistant's turn, or -1.
     """
-    text, start = line.string, line.start()
     if _RESULT.match(text, start):
         return True
     if called:
@@ -268,25 +432,6 @@ def _is_invented(line: re.Match[str], *, called: bool, last_answer: int) -> bool
     if not turn or text[max(0, start - 2) : start] != "\n\n":
         return False
     return not turn[1] or start < last_answer  # a lone `User:` may well be part of an answer
-
-
-def _thought(line: re.Match[str]) -> _Thought | None:
-    """The stretch of thinking that begins in a line of prose, outside inline code."""
-    text = line.string
-    opening = _OPENING_THOUGHT.search(text, line.start(), line.end())
-    if not opening or _in_inline_code(text, line.start(), opening.start()):
-        return None
-    closing = _CLOSING_THOUGHT.search(text, opening.end())
-    if not closing:
-        starts_line = not text[line.start() : opening.start()].strip()
-        hides_calls = "<function_calls>" in text[opening.end() :]
-        return _Thought(opening.start(), len(text), text[opening.end() :]) if starts_line or hides_calls else None
-    # Thinking about thinking: a further closing tag without an opening one belongs to it.
-    while further := _CLOSING_THOUGHT.search(text, closing.end()):
-        if _OPENING_THOUGHT.search(text, closing.end(), further.start()) or "\n<" not in text[closing.end() :]:
-            break
-        closing = further
-    return _Thought(opening.start(), closing.end(), text[opening.end() : closing.start()])
 
 
 def _in_inline_code(text: str, start: int, position: int) -> bool:
@@ -302,8 +447,16 @@ _BACKTICKS = re.compile(r"`+")
 _RESULT_FOLLOWS = r"(?=</?(?:tool_result|function_result|tool_response|tool_output)|```tool_output)"
 _TAIL = re.compile(rf"\s*(?:\Z|{_RESULT_FOLLOWS})")
 _TAIL_OF_FENCE = re.compile(rf"\s*(?:`{{3,}}|~{{3,}})?\s*(?:\Z|{_RESULT_FOLLOWS})")
-_BLANKS = re.compile(r"\s*")
-_MAX_ATTEMPTS = 32  # tries that lead to nothing; more would let the time grow faster than the text
+_BLANKS = re.compile(r"\s+")
+# Tries that lead to nothing: how many there may be, and how much text they may have gone through. With more the time
+# would grow faster than the text.
+_MAX_ATTEMPTS = 32
+_MAX_TRIED = 2_000_000  # characters
+
+
+def _behind_blanks(text: str, position: int) -> int:
+    blanks = _BLANKS.match(text, position)
+    return blanks.end() if blanks else position
 
 
 class _Finder:
@@ -314,15 +467,26 @@ class _Finder:
         self.tools = tools
         self.defect: str | None = None
         self.attempts = _MAX_ATTEMPTS
+        self._tried = 0  # characters that attempts have gone through in vain
+        self.words_end = len(text.rstrip())
         self.refused = 0  # up to here, calls have been read that do not count; nothing that stands in them does
 
-    def in_line(self, _line: re.Match[str]) -> CallBlock | None:
+    def next_opening(self, _position: int) -> int:
+        """Where, from a position on, calls may begin next; the end of the text where they do not."""
+        return len(self.text)
+
+    def in_line(self, _line: _Line) -> CallBlock | None:
         """The calls that begin in a line of prose."""
         return None
 
-    def in_fence(self, _line: re.Match[str]) -> CallBlock | None:
+    def in_fence(self, _line: _Line) -> CallBlock | None:
         """The calls in the code fence that a line opens, if the fence is the whole tail of the reply."""
         return None
+
+    def fail(self, start: int, end: int) -> None:
+        """Count an attempt that has led to nothing, by the text that it went through."""
+        self._tried += end - start
+        self.attempts = self.attempts - 1 if self._tried < _MAX_TRIED else 0
 
     def missing_tool(self, block: CallBlock) -> str | None:
         """The first name in a block that means no offered tool."""
@@ -337,40 +501,45 @@ class _Finder:
 class _CanonicalFinder(_Finder):
     """Finds calls in the canonical notation."""
 
-    def __init__(self, text: str, tools: Mapping[str, Tool], *, cut: bool) -> None:
+    def __init__(self, text: str, tools: Mapping[str, Tool], reader: notation.Reader) -> None:
         super().__init__(text, tools)
-        self._reader = notation.Reader(text, tools, cut=cut)
-        self._openings = deque(self._reader.openings())
+        self._reader = reader
+        self._openings = deque(reader.openings())
 
-    def in_line(self, line: re.Match[str]) -> CallBlock | None:
+    def next_opening(self, position: int) -> int:
+        """Where the next tag stands at which calls can begin."""
+        opening = self._opening(position, len(self.text)) if self.attempts else None
+        return len(self.text) if opening is None else self._reader.tags[opening].start
+
+    def in_line(self, line: _Line) -> CallBlock | None:
         """At the start of the line; further on only what is whole, no inline code, and ends the reply."""
-        opening = self._opening(line.start(), line.end())
+        opening = self._opening(line.start, line.end)
         if opening is None or self.attempts == 0:
             return None
         start = self._reader.tags[opening].start
-        mid_line = bool(self.text[line.start() : start].strip())
-        if mid_line and _in_inline_code(self.text, line.start(), start):
+        mid_line = bool(self.text[line.start : start].strip())
+        if mid_line and _in_inline_code(self.text, line.start, start):
             return None
         block = self._reader.read(opening)
-        ends_reply = not block.truncated and not self.text[block.end :].strip()
+        ends_reply = not block.truncated and block.end >= self.words_end
         if mid_line and not ends_reply:
-            self.attempts -= 1
+            self.fail(start, block.end)
             return None
         return self._accept(block)
 
-    def in_fence(self, line: re.Match[str]) -> CallBlock | None:
+    def in_fence(self, line: _Line) -> CallBlock | None:
         """Directly behind the opening of the fence, and with nothing behind them."""
-        opening = self._opening(line.end(), len(self.text))
+        opening = self._opening(line.end, len(self.text))
         if opening is None or self.attempts == 0:
             return None
-        if _BLANKS.match(self.text, line.end()).end() < self._reader.tags[opening].start:  # type: ignore[union-attr]
+        if _behind_blanks(self.text, line.end) < self._reader.tags[opening].start:
             return None
         block = self._reader.read(opening)
         tail = _TAIL_OF_FENCE.match(self.text, block.end)
         if not tail:
-            self.attempts -= 1
+            self.fail(block.start, block.end)
             return None
-        return self._accept(replace(block, start=line.start(), end=tail.end()))
+        return self._accept(replace(block, start=line.start, end=tail.end()))
 
     def _opening(self, start: int, end: int) -> int | None:
         """The first tag between two positions at which calls can begin."""
@@ -382,12 +551,12 @@ class _CanonicalFinder(_Finder):
     def _accept(self, block: CallBlock) -> CallBlock | None:
         if missing := self.missing_tool(block):
             self.defect = self.unknown_tool(missing)
-            self.attempts -= 1
+            self.fail(block.start, block.end)
             self.refused = block.end
             return None
         # Models end with their calls. Where a reply that was cut off goes on behind them, the tags that seem to end
         # the last one may well stand in a value that the end of the reply cut off.
-        if self._reader.cut and not block.truncated and self.text[block.end :].strip():
+        if self._reader.cut and not block.truncated and block.end < self.words_end:
             return replace(block, calls=block.calls[:-1], end=len(self.text), truncated=True)
         return block
 
@@ -395,9 +564,23 @@ class _CanonicalFinder(_Finder):
 class _DialectFinder(_Finder):
     """Finds calls in all other dialects."""
 
-    def in_line(self, line: re.Match[str]) -> CallBlock | None:
+    def __init__(self, text: str, tools: Mapping[str, Tool]) -> None:
+        super().__init__(text, tools)
+        self._openings = _Ahead(dialects.OPENING_OF_LINE, text)
+        self._tokens = _Ahead(dialects.SPECIAL_TOKEN, text)
+
+    def next_opening(self, position: int) -> int:
+        """Where a line begins with a dialect, or a special token stands."""
+        return min(self._openings.start(position), self._tokens.start(position)) if self.attempts else len(self.text)
+
+    def in_line(self, line: _Line) -> CallBlock | None:
         """At the start of the line; what could be an ordinary object only if it ends the reply."""
-        start = line.start() + len(line[0]) - len(line[0].lstrip())
+        if self.attempts == 0:
+            return None
+        starts_line = line.start == 0 or self.text[line.start - 1] == "\n"
+        if starts_line and self.next_opening(line.start) >= line.end:
+            return None
+        start = min(_behind_blanks(self.text, line.start), line.end)
         certain = dialects.begins(self.text, start, unmistakable=True)
         if not certain:
             start = next(self._special_tokens(line), start)
@@ -406,21 +589,21 @@ class _DialectFinder(_Finder):
             return block
         return None
 
-    def _special_tokens(self, line: re.Match[str]) -> Iterator[int]:
+    def _special_tokens(self, line: _Line) -> Iterator[int]:
         """Where in a line, outside inline code, a token stands that begins calls."""
-        inside, position = False, line.start()
-        for token in dialects.SPECIAL_TOKEN.finditer(line.string, line.start(), line.end()):
-            inside ^= line.string.count("`", position, token.start()) % 2 == 1
+        inside, position = False, line.start
+        for token in dialects.SPECIAL_TOKEN.finditer(self.text, line.start, line.end):
+            inside ^= self.text.count("`", position, token.start()) % 2 == 1
             position = token.start()
             if not inside and dialects.begins(self.text, position, unmistakable=True):
                 yield position
 
-    def in_fence(self, line: re.Match[str]) -> CallBlock | None:
+    def in_fence(self, line: _Line) -> CallBlock | None:
         """Where the fence is the dialect's own, or stands around the calls."""
-        for start in (line.start("fence"), line.end()):
+        for start in (line.fence_start, line.end):
             block = self._read(start)
             if block and (tail := _TAIL_OF_FENCE.match(self.text, block.end)):
-                return replace(block, start=line.start(), end=tail.end())
+                return replace(block, start=line.start, end=tail.end())
         return None
 
     def _read(self, start: int) -> CallBlock | None:
@@ -431,7 +614,7 @@ class _DialectFinder(_Finder):
         fault = next((call for call in calls if isinstance(call, str)), None if block else "it could not be read")
         if block and not fault:
             return replace(block, calls=tuple(call for call in calls if isinstance(call, Call)))
-        self.attempts -= 1
+        self.fail(start, block.end if block else len(self.text))
         if dialects.begins(self.text, start, unmistakable=True):
             self.defect = fault
             self.refused = block.end if block else start

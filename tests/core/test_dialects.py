@@ -12,7 +12,7 @@ from core_samples import BASH, READ, WRITE, by_name, counter, examples, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core import dialects
+from claude_proxy.core import dialects, reply
 from claude_proxy.core.content import Text, Thinking, ToolUse
 from claude_proxy.core.dialects import arguments_for, begins, read_calls
 from claude_proxy.core.notation import Call
@@ -269,10 +269,10 @@ soups = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 @examples(800)
 @given(soups | st.text(max_size=20), st.booleans(), st.booleans())
 def test_any_reply_gives_a_proper_message(text: str, cut: bool, decoded: bool) -> None:
-    reply = read(text, cut=cut, decoded=decoded)
-    ids = [block.id for block in reply.content if isinstance(block, ToolUse)]
-    assert len(set(ids)) == len(ids) == reply.calls
-    for block in reply.content:
+    found = read(text, cut=cut, decoded=decoded)
+    ids = [block.id for block in found.content if isinstance(block, ToolUse)]
+    assert len(set(ids)) == len(ids) == found.calls
+    for block in found.content:
         match block:
             case Text(words) | Thinking(words):
                 assert words.strip()
@@ -280,8 +280,8 @@ def test_any_reply_gives_a_proper_message(text: str, cut: bool, decoded: bool) -
                 assert name in OFFERED
                 assert isinstance(arguments, dict)
                 assert json.loads(json.dumps(arguments, allow_nan=False)) == arguments
-    assert (reply.stop_reason == "tool_use") == bool(ids)
-    assert reply.truncated or not cut
+    assert (found.stop_reason == "tool_use") == bool(ids)
+    assert found.truncated or not cut
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", '{"type": []}', "5", "null"])
@@ -298,6 +298,17 @@ ENDLESS = [
         for piece in ("<tool_call>", "{", "[{", "</think>", "Action: Bash", "```json", "<invoke name='Bash'>")
     ),
 ]
+
+
+@pytest.mark.parametrize(("most", "calls"), [(2_000_000, 1), (500, 0)])
+def test_so_much_text_is_gone_through_in_vain_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, most: int, calls: int
+) -> None:
+    monkeypatch.setattr(reply, "_MAX_TRIED", most)
+    no_calls = '{"type":\n' * 5 + f'"{"x" * 500}"' + "}" * 5
+    assert read(f"{no_calls}\n{OBJECT}").calls == calls
+
+
 FOR_EVER = ["{", "[", '"', " ", "{}", "[]"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 from conftest import PROMPT, Proxy, Redcap, StartProxy
@@ -180,6 +181,84 @@ def test_what_is_whole_is_kept_if_the_continuation_fails(redcap: Redcap, proxy: 
     message = proxy.post(WITH_TOOLS).json
     assert message["stop_reason"] == "max_tokens"
     assert message["content"] == [{"type": "text", "text": "I'll write it.", "citations": None}]
+
+
+# --- a call at the very limit -----------------------------------------------------------------------------------------
+
+LIMIT = 8192  # tokens, at which the module cuts the alias that is asked here
+# A file that shows how a call ends, and goes on.
+SHOWS_AN_END = "A call ends like this:\n</parameter>\n</invoke>\n</function_calls>\nand that is all.\n\nThe end"
+FIRST_CALL = written("small", "/first.txt").removesuffix("\n</function_calls>")
+
+
+def cut_behind(reply: str, end: str) -> ModelReply:
+    """The beginning of a reply up to where some text first ends; just there the model reached its limit."""
+    return ModelReply(armour(reply[: reply.index(end) + len(end)]), 100, LIMIT)
+
+
+def goes_on(reply: str) -> Callable[[ModelRequest], str]:
+    """A model that writes the last lines that it is shown, and what is missing behind them, if anything is."""
+
+    def answer(request: ModelRequest) -> str:
+        said, asked = (message["content"] for message in request.messages[-2:])
+        lines = asked.split("and go on:\n", 1)[1].split("\nRepeat nothing", 1)[0]
+        assert "If nothing is missing" in asked
+        return f"<continuation>\n{lines}{armour(reply).removeprefix(said)}\n</continuation>"
+
+    return answer
+
+
+def calls_in(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [block["input"] for block in message["content"] if block["type"] == "tool_use"]
+
+
+def test_a_call_that_was_cut_off_behind_the_tags_in_its_own_value_arrives_whole(redcap: Redcap, proxy: Proxy) -> None:
+    reply = written(SHOWS_AN_END)
+    redcap.queue(cut_behind(reply, "</function_calls>"), goes_on(reply))
+    message = proxy.post(WITH_TOOLS).json
+    assert calls_in(message) == [{"file_path": "/a.txt", "content": SHOWS_AN_END}]
+    assert message["stop_reason"] == "tool_use"
+    assert "continuations=1" in proxy.journal_line("POST /v1/messages")
+
+
+def test_a_call_that_ends_just_at_the_limit_is_run_once_nothing_is_found_missing(redcap: Redcap, proxy: Proxy) -> None:
+    reply = written("whole")
+    redcap.queue(cut_behind(reply, "</function_calls>"), goes_on(reply))
+    message = proxy.post(WITH_TOOLS).json
+    assert calls_in(message) == [{"file_path": "/a.txt", "content": "whole"}]
+    assert message["stop_reason"] == "tool_use"
+    assert len(redcap.asked) == 2
+
+
+def test_a_text_that_ends_just_at_the_limit_is_whole_once_nothing_is_found_missing(
+    redcap: Redcap, proxy: Proxy
+) -> None:
+    redcap.queue(cut_behind("That is all.", "all."), goes_on("That is all."))
+    message = proxy.post({"max_tokens": 32000}).json
+    assert message["content"] == [{"type": "text", "text": "That is all.", "citations": None}]
+    assert message["stop_reason"] == "end_turn"
+
+
+@pytest.mark.parametrize("second", [None, *BAD_CONTINUATIONS.values()], ids=["an error", *BAD_CONTINUATIONS])
+def test_a_call_at_the_limit_is_not_run_if_the_continuation_fails(
+    redcap: Redcap, proxy: Proxy, second: str | None
+) -> None:
+    redcap.queue(cut_behind(written(SHOWS_AN_END), "</function_calls>"))
+    if second is None:
+        redcap.queue_failure()
+    else:
+        redcap.queue(second)
+    message = proxy.post(WITH_TOOLS).json
+    assert message["content"] == [{"type": "text", "text": "I'll write it.", "citations": None}]
+    assert message["stop_reason"] == "max_tokens"
+
+
+def test_the_calls_before_one_at_the_limit_are_run_if_the_continuation_fails(redcap: Redcap, proxy: Proxy) -> None:
+    reply = f"{FIRST_CALL}\n{written(SHOWS_AN_END).partition('<function_calls>')[2].lstrip()}"
+    redcap.queue(cut_behind(reply, "</function_calls>"))
+    redcap.queue_failure()
+    message = proxy.post(WITH_TOOLS).json
+    assert calls_in(message) == [{"file_path": "/first.txt", "content": "small"}]
 
 
 # --- armour slips -----------------------------------------------------------------------------------------------------
