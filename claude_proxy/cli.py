@@ -56,8 +56,9 @@ _STACK = 8 * 1024 * 1024
 
 _EPILOG = """\
 The settings come from the command line, the environment, .env or claude-proxy.toml
-in the working folder; the first that sets one wins. REDCAP_API_URL must be set.
-.env.example and claude-proxy.example.toml explain all of them.
+in the working folder, or else in the user's own (CLAUDE_PROXY_HOME, the checkout,
+or claude-proxy in the folder for configuration); the first that sets one wins.
+REDCAP_API_URL must be set. .env.example and claude-proxy.example.toml explain all.
 Exit codes: 0 stopped as asked, 1 could not start or was stopped by a second signal,
 2 wrong usage or settings. The other commands say theirs in their own --help.
 """
@@ -67,6 +68,8 @@ with it, on a free port, and ends with it; one that runs already at LISTEN_HOST 
 LISTEN_PORT with the same version, REDCap and token is used instead.
 """
 _RUN_EPILOG = """\
+Files with settings are read from the user's own folder, never from the working
+folder: a cloned repository must not say where tokens and prompts go.
 The options above must come first; what follows them, or follows --, goes to claude
 as it stands: claude-proxy run -- --help shows claude's own help.
 Exit codes: claude's own (128 and the signal's number if a signal ended it);
@@ -277,7 +280,7 @@ def _patience(text: str) -> float:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    folder, given = Path.cwd(), _given(options)
+    folder, given = settings.working_folder(os.environ, Path.cwd()), _given(options)
 
     def load() -> Settings:
         return settings.load(os.environ, folder, given)
@@ -379,11 +382,11 @@ def _wait_for_signal() -> NoReturn:
 
 def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Run Claude Code. From the moment it starts the terminal is its own, and nothing may be printed."""
-    folder = Path.cwd()
+    folder = settings.home(os.environ)
     configured = settings.load(os.environ, folder)
     dotenv = settings.read_dotenv(folder / ".env")
     program = launcher.find_claude(options.claude or os.environ.get("CLAUDE") or dotenv.get("CLAUDE"), os.environ)
-    claude = launcher.load_claude_settings(arguments, os.environ, folder)
+    claude = launcher.load_claude_settings(arguments, os.environ, Path.cwd())
     token = launcher.client_token(configured, os.environ, claude.env, dotenv)
     asked = find_option(arguments, "--model")
     answerer = launcher.find_answerer(asked, configured, os.environ, claude.env, claude.model)
@@ -413,7 +416,7 @@ def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _env(options: argparse.Namespace) -> int:
-    folder = Path.cwd()
+    folder = settings.home(os.environ)
     configured = settings.load(os.environ, folder)
     if configured.listen_port == 0:
         raise launcher.LaunchError("LISTEN_PORT=0 takes any free port, which nobody can know beforehand. Set a number.")
@@ -476,7 +479,7 @@ def _init(options: argparse.Namespace) -> int:
         show=lambda finding: say(doctor.line(finding, colour=colour)),
     )
     try:
-        first_steps.begin(console, os.environ, Path.cwd(), options.url)
+        first_steps.begin(console, os.environ, settings.working_folder(os.environ, Path.cwd()), options.url)
     except KeyboardInterrupt:
         say("\nclaude-proxy: stopped. Nothing was written.")
         raise
@@ -488,7 +491,11 @@ def _doctor(options: argparse.Namespace) -> int:
     colour = _shows_colours(sys.stdout)
     findings = []
     for finding in doctor.examine(
-        os.environ, Path.cwd(), _given(options), offline=options.offline, patience=options.timeout
+        os.environ,
+        settings.working_folder(os.environ, Path.cwd()),
+        _given(options),
+        offline=options.offline,
+        patience=options.timeout,
     ):
         findings.append(finding)
         if not options.json and _write_out(doctor.line(finding, colour=colour) + "\n") != _OK:
@@ -499,7 +506,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    configured = settings.load(os.environ, Path.cwd(), _given(options))
+    configured = settings.load(os.environ, settings.working_folder(os.environ, Path.cwd()), _given(options))
 
     def choose(name: str) -> Choice:
         return choose_alias(name, *configured.model_rules)

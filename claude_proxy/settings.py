@@ -556,6 +556,33 @@ TABLE: tuple[Setting, ...] = (
 )
 
 
+# --- where the files lie ----------------------------------------------------------------------------------------------
+
+HOME_VARIABLE = "CLAUDE_PROXY_HOME"
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """The folder whose `.env` and `claude-proxy.toml` are the user's own, wherever a command is started.
+
+    `run` is started in folders of all kinds, cloned repositories among them, whose files must not say where tokens and
+    prompts go. So it reads the files of this folder only: `CLAUDE_PROXY_HOME`, else the checkout that this code lies
+    in, else the user's folder for configuration.
+    """
+    if named := environ.get(HOME_VARIABLE, "").strip():
+        return Path(named)
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "claude_api_proxy.py").is_file():
+        return checkout
+    base = environ.get("XDG_CONFIG_HOME") or environ.get("APPDATA") or str(Path("~/.config").expanduser())
+    return Path(base) / "claude-proxy"
+
+
+def working_folder(environ: Mapping[str, str], folder: Path) -> Path:
+    """The folder itself if it holds settings, else the user's own: for commands that are started on purpose there."""
+    holds = any((folder / name).is_file() for name in (".env", CONFIG_FILE))
+    return folder if holds else home(environ)
+
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
@@ -583,9 +610,10 @@ def load_with_sources(
     layers: list[tuple[str, Mapping[str, str]]] = [("the command line", given or {}), ("the environment", environ)]
     document = Document(CONFIG_FILE)
     if folder:
-        layers.append((str(folder / ".env"), read_dotenv(folder / ".env")))
-        named = _named_file(layers)
-        document = _read_config_file(folder / (named or CONFIG_FILE), must_be=bool(named))
+        dotenv = read_dotenv(folder / ".env")
+        layers.append((str(folder / ".env"), dotenv))
+        named = _named_file(given or {}, environ, dotenv, folder)
+        document = _read_config_file(named or folder / CONFIG_FILE, must_be=bool(named))
     document.check_names((), [*(setting.field for setting in TABLE), *SECTIONS])
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -644,13 +672,17 @@ def config_path(environ: Mapping[str, str], folder: Path, given: Mapping[str, st
     Raises:
         SettingsError: `.env`, which may name it, cannot be read.
     """
-    layers = [("", given or {}), ("", environ), ("", read_dotenv(folder / ".env"))]
-    return folder / (_named_file(layers) or CONFIG_FILE)
+    return _named_file(given or {}, environ, read_dotenv(folder / ".env"), folder) or folder / CONFIG_FILE
 
 
-def _named_file(layers: Iterable[tuple[str, Mapping[str, str]]]) -> str:
-    """What `CLAUDE_PROXY_CONFIG` says."""
-    return next(filter(None, (layer.get(CONFIG_VARIABLE, "").strip() for _, layer in layers)), "")
+def _named_file(
+    given: Mapping[str, str], environ: Mapping[str, str], dotenv: Mapping[str, str], folder: Path
+) -> Path | None:
+    """What `CLAUDE_PROXY_CONFIG` says: in `.env` a path from its folder, elsewhere one from the working folder."""
+    if said := given.get(CONFIG_VARIABLE, "").strip() or environ.get(CONFIG_VARIABLE, "").strip():
+        return Path(said).absolute()
+    said = dotenv.get(CONFIG_VARIABLE, "").strip()
+    return folder / said if said else None
 
 
 def _read_config_file(path: Path, *, must_be: bool) -> Document:

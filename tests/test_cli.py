@@ -57,7 +57,14 @@ class Starter:
         self.folder = folder
 
     def environment(self, changes: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": os.defpath, "LISTEN_PORT": "0", "PYTHONDONTWRITEBYTECODE": "1", **changes}
+        home = str(self.folder / "home")  # not the checkout, where a developer may have settings
+        return {
+            "PATH": os.defpath,
+            "LISTEN_PORT": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "CLAUDE_PROXY_HOME": home,
+            **changes,
+        }
 
     def run(self, *arguments: str, env: Mapping[str, str] = NOTHING) -> subprocess.CompletedProcess[str]:
         """Run a command that ends by itself."""
@@ -167,7 +174,7 @@ def test_a_proxy_ends_with_its_terminal(starter: Starter) -> None:
     ours, its = os.openpty()
     env = starter.environment({"REDCAP_API_URL": "https://h/api/"})
     with subprocess.Popen([*starter.command], cwd=starter.folder, env=env, stderr=its) as process:
-        with open(ours, "rb", buffering=0) as terminal:
+        with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor, not a path
             seen = b""
             while b"claude --permission-mode" not in seen:
                 seen += terminal.read(1024)
@@ -779,6 +786,22 @@ def test_run_is_not_led_elsewhere_by_claudes_settings(redcap: Redcap, starter: S
     assert "ANTHROPIC_AUTH_TOKEN" in starter.refuse("run", "-p", env=claude.environment(redcap, TELL_ALL))
 
 
+def test_run_is_not_led_elsewhere_by_the_folder_it_is_started_in(
+    redcap: Redcap, starter: Starter, claude: FakeClaude
+) -> None:
+    """Whoever clones a repository and starts Claude Code in it must not hand it the token."""
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://elsewhere.example.edu/api/\nCLAUDE=/nowhere/evil\n")
+    (starter.folder / "claude-proxy.toml").write_text('redcap_api_url = "https://elsewhere.example.edu/api/"\n')
+    own = starter.folder / "home"
+    own.mkdir()
+    (own / ".env").write_text(f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN={TOKEN}\n")
+    env = claude.environment(redcap, TELL_ALL, REDCAP_API_URL="", REDCAP_API_TOKEN="")
+    done = starter.run("run", "-p", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "elsewhere" not in done.stderr
+    assert claude.said["env"]["ANTHROPIC_AUTH_TOKEN"] == TOKEN
+
+
 WAIT = "report('ready'); time.sleep(60)"
 
 
@@ -1008,7 +1031,7 @@ def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     done = init(f"{TOKEN}\n")
     assert (done.returncode, done.stdout) == (OK, "")
     assert TOKEN not in done.stderr
-    assert (starter.folder / ".env").read_text() == f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN={TOKEN}\n"
+    assert (starter.folder / "home" / ".env").read_text() == f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN={TOKEN}\n"
 
 
 class Terminal:
@@ -1047,7 +1070,7 @@ def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
     assert terminal.end() == OK
     assert "\x1b[32mok     \x1b[0m  token" in terminal.shown
     assert TOKEN not in terminal.shown
-    assert (starter.folder / ".env").stat().st_mode & 0o777 == 0o600
+    assert (starter.folder / "home" / ".env").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.usefixtures("interruptible")

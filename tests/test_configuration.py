@@ -310,7 +310,7 @@ def test_the_file_may_lie_elsewhere(tmp_path: Path) -> None:
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     assert load(ENVIRON, tmp_path) == Settings(URL)
     with pytest.raises(SettingsError) as caught:
-        load(ENVIRON | {"CLAUDE_PROXY_CONFIG": "gone.toml"}, tmp_path)
+        load(ENVIRON | {"CLAUDE_PROXY_CONFIG": str(tmp_path / "gone.toml")}, tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'gone.toml'} cannot be read: No such file or directory. Correct CLAUDE_PROXY_CONFIG, or the file."
     )

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_proxy import settings as settings_module
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import TABLE, Secret, Settings, env_example, load, read_dotenv
+from claude_proxy.settings import TABLE, Secret, Settings, env_example, home, load, read_dotenv, working_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 URL = "https://redcap.example.edu/api/"
@@ -465,3 +466,23 @@ def test_the_example_shows_every_setting_once_with_its_help_and_default(tmp_path
 def test_what_must_be_given_is_not_commented_out() -> None:
     open_lines = [line for line in env_example().splitlines() if line and not line.startswith("#")]
     assert open_lines == ["REDCAP_API_URL=https://redcap.example.edu/api/", "REDCAP_API_TOKEN="]
+
+
+# --- where the files lie ----------------------------------------------------------------------------------------------
+
+
+def test_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = Path(settings_module.__file__).resolve().parent.parent
+    assert home({}) == checkout
+    assert home({"CLAUDE_PROXY_HOME": str(tmp_path)}) == tmp_path
+    monkeypatch.setattr(settings_module, "__file__", str(tmp_path / "site-packages" / "claude_proxy" / "settings.py"))
+    assert home({"XDG_CONFIG_HOME": "/x"}) == Path("/x/claude-proxy")
+    assert home({"APPDATA": "/y"}) == Path("/y/claude-proxy")
+    assert home({}) == Path("~/.config/claude-proxy").expanduser()
+
+
+def test_a_folder_without_settings_gives_way_to_the_users_own(tmp_path: Path) -> None:
+    environ = {"CLAUDE_PROXY_HOME": str(tmp_path / "own")}
+    assert working_folder(environ, tmp_path) == tmp_path / "own"
+    (tmp_path / "claude-proxy.toml").touch()
+    assert working_folder(environ, tmp_path) == tmp_path

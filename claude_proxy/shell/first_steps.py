@@ -72,6 +72,7 @@ def begin(console: Console, environ: Mapping[str, str], folder: Path, url: str |
         _check(console, settings, new[TOKEN])
     except EOFError:
         raise InitError("There was no answer. Nothing was written.") from None
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(path, new)
     console.say(f"Wrote {path}, which only you can read.")
     if lies_in_repository(path):

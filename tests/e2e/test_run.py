@@ -37,6 +37,7 @@ class Person:
             "REDCAP_API_URL": redcap_url,
             "REDCAP_API_TOKEN": TOKEN,
             "LISTEN_PORT": "0",
+            "CLAUDE_PROXY_HOME": str(self.home),
         }
 
     def types(
