@@ -220,13 +220,14 @@ _NOTHING_BEHIND = re.compile(r"[`\n ]*\Z")
 _QWEN_PARAMETER = re.compile(r"\s*<parameter=(?P<name>[^>\s]+)\s*>")
 _QWEN_END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
 _QWEN_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>|</tool_call>|\Z))|\n(?=<parameter=)")
+_QWEN_INNER_CALL = re.compile(r"\n<function=[^>\n]*>")  # such as in a file about calls
 _GLM_KEY = re.compile(r"\s*<arg_key>\s{0,9}(?P<name>[^<\s]{1,200})\s{0,9}</arg_key>\s*<arg_value>")
 _GLM_VALUE_END = re.compile(r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))")
 _GLM_END = re.compile(r"\s*</tool_call>")
 
 
 def _qwen_coder(match: re.Match[str]) -> _Read | None:
-    return _key_values(match, _QWEN_PARAMETER, _QWEN_VALUE_END, _QWEN_END)
+    return _key_values(match, _QWEN_PARAMETER, _QWEN_VALUE_END, _QWEN_END, inner_call=_QWEN_INNER_CALL)
 
 
 def _glm(match: re.Match[str]) -> _Read | None:
@@ -246,13 +247,17 @@ _CUT_OFF = re.compile(r"\s*(?:\Z|<)")
 
 
 def _key_values(
-    match: re.Match[str], key: re.Pattern[str], value_end: re.Pattern[str], call_end: re.Pattern[str]
+    match: re.Match[str],
+    key: re.Pattern[str],
+    value_end: re.Pattern[str],
+    call_end: re.Pattern[str],
+    inner_call: re.Pattern[str] | None = None,
 ) -> _Read | None:
     """A named call whose parameters stand in tags, each value raw."""
     text, position = match.string, match.end()
     arguments: dict[str, Any] = {}
     while opening := key.match(text, position):
-        closing = value_end.search(text, opening.end())
+        closing = _find_end(text, opening.end(), value_end, inner_call)
         if not closing:
             return _Read((), len(text), complete=False)
         value = text[opening.end() : closing.start()]
@@ -262,6 +267,20 @@ def _key_values(
     if not ended:
         return _Read((), len(text), complete=False) if _CUT_OFF.match(text, position) else None
     return _Read((Call(match["name"], arguments),), ended.end())
+
+
+def _find_end(
+    text: str, start: int, value_end: re.Pattern[str], inner_call: re.Pattern[str] | None
+) -> re.Match[str] | None:
+    """Where a value ends that begins at a position; calls that stand in it whole close nothing."""
+    closing = value_end.search(text, start)
+    while closing and inner_call and (inner := inner_call.search(text, start, closing.end())):
+        ended = text.find("</function>", inner.end())
+        if ended < 0:
+            return None
+        start = ended
+        closing = value_end.search(text, start)
+    return closing
 
 
 # --- Python and lines -------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from claude_proxy.core import dialects, notation, repair
 from claude_proxy.core import schema as json_schema
 from claude_proxy.core.content import ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
 from claude_proxy.core.notation import Call, CallBlock
+from claude_proxy.core.tags import Kind
 
 SIGNATURE = "Y2xhdWRlLXByb3h5"  # clients want a signature that is not empty; nobody checks it
 
@@ -163,7 +164,10 @@ _OPENING_THOUGHT = re.compile(r"<\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reaso
 _CLOSING_THOUGHT = re.compile(r"</\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[/THINK\]", re.IGNORECASE)
 # The first tag of a reply whose opening tag stood in the prompt: then all before it is thinking. It ends a line, or the
 # answer follows at once; where anything else follows, the tag is only mentioned.
-_LONE_CLOSING_THOUGHT = re.compile(r"</think(?:ing)?>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{\[])", re.IGNORECASE)
+_LONE_CLOSING_THOUGHT = re.compile(
+    r"^</(?:think(?:ing)?|thought|reasoning)>|</(?:think(?:ing)?|thought|reasoning)>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{\[])",
+    re.IGNORECASE | re.MULTILINE,
+)
 # gpt-oss speaks in channels: `analysis` is thinking, what is said in the others is for the user.
 _ANALYSIS = re.compile(
     r"\s*(?:(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>|<\|channel>thought\s)"
@@ -232,8 +236,19 @@ def _find(text: str, tools: Mapping[str, Tool], *, cut: bool) -> _Found:
     if reader.openings():
         found = _look_through(text, _CanonicalFinder(text, tools, reader))
         if found.blocks or found.defect:
-            return found
+            return _around(text, tools, found) or found
     return _look_through(text, _DialectFinder(text, tools))
+
+
+def _around(text: str, tools: Mapping[str, Tool], found: _Found) -> _Found | None:
+    """The calls in another dialect if the canonical one stands in a value of theirs, such as in a file about calls."""
+    finder = _DialectFinder(text, tools)
+    first = min((block.start for block in found.blocks), default=len(text))
+    if finder.next_opening(0) >= first:
+        return None
+    others = _look_through(text, finder)
+    encloses = any(block.start < first < block.end for block in others.blocks)
+    return others if encloses else None
 
 
 class _Ahead:
@@ -282,10 +297,16 @@ _END_OF_LINE = re.compile(r"\n\s*(?=\n)\n?|\n|\Z")
 _FENCE = r"[ \t]*(?:(?:[-*+]|\d{1,3}[.)]|>)[ \t]+)*(?P<fence>`{3,}|~{3,})"
 _OPENING_FENCE = re.compile(_FENCE)
 _BARE_FENCE = re.compile(rf"^{_FENCE}[^\S\n]*$", re.MULTILINE)
-_FENCE_AT_END = re.compile(r"[^`\n]*[^`\s](`{3,})[\w+-]*[ \t]*\n")
+_FENCE_AT_END = re.compile(r"[^`\n]*[^`\s][^\S\n]*(`{3,})[\w+-]*[ \t]*\n")
 # Markup that shows a text instead of meaning it.
-_QUOTED = re.compile(r"[ \t]*<(!--|pre|code|example)\b", re.IGNORECASE)
-_QUOTED_ENDS = {"!--": "-->", "pre": "</pre>", "code": "</code>", "example": "</example>"}
+_QUOTED = re.compile(r"[ \t]*<(!--|(?:pre|code|example|system-reminder)\b)", re.IGNORECASE)
+_QUOTED_ENDS = {
+    "!--": "-->",
+    "pre": "</pre>",
+    "code": "</code>",
+    "example": "</example>",
+    "system-reminder": "</system-reminder>",
+}
 _RESULT = re.compile(
     r"[ \t]*</?(?:tool_results?|function_results?|tool_responses?|tool_outputs?|system_message)\b", re.IGNORECASE
 )
@@ -295,7 +316,10 @@ _RESULT_AFTER_CALL = re.compile(
     re.IGNORECASE,
 )
 _TURN = re.compile(r"[ \t]*(?:(?:\*\*)?(?:Human|User|Assistant)\b(?:\*\*)?:|#{1,6} (?:Human|User|Assistant)\b)")
-_CHAT_TOKEN = re.compile(r"<\|im_start\|>(?:user|tool)|<\|start_header_id\|>(?:user|tool|ipython)|\[INST\]")
+_CHAT_TOKEN = re.compile(
+    r"<\|im_start\|>(?:user|tool)|<\|start_header_id\|>(?:user|tool|ipython)|\[INST\]"
+    r"|<(?:tool_result|function_results?|tool_response)\b[^<>\n`]*>[ \t]*(?=\n)"
+)
 _TURN_BEFORE_CALL = re.compile(r"(?:Human|(User)):")
 
 # A line without any of these, and without what the finder looks for, is nothing but prose.
@@ -439,6 +463,13 @@ def _in_inline_code(text: str, start: int, position: int) -> bool:
     return len(_BACKTICKS.findall(text, start, position)) % 2 == 1
 
 
+def _end_of_inline_code(text: str, position: int) -> int:
+    """Where inline code ends in which a position stands: it may go over lines, but not over a blank one."""
+    end = text.find("`", position)
+    blank = text.find("\n\n", position)
+    return min((each for each in (end, blank) if each >= 0), default=position)
+
+
 _BACKTICKS = re.compile(r"`+")
 
 
@@ -519,13 +550,25 @@ class _CanonicalFinder(_Finder):
         start = self._reader.tags[opening].start
         mid_line = bool(self.text[line.start : start].strip())
         if mid_line and _in_inline_code(self.text, line.start, start):
+            self.refused = _end_of_inline_code(self.text, start)
             return None
         block = self._reader.read(opening)
         ends_reply = not block.truncated and block.end >= self.words_end
         if mid_line and not ends_reply:
             self.fail(start, block.end)
+            if self._calls_at_once(opening):
+                self.refused = block.end
             return None
         return self._accept(block)
+
+    def _calls_at_once(self, opening: int) -> bool:
+        """Whether a call begins at a tag or directly behind it, so that the tag is more than mentioned."""
+        tags = self._reader.tags
+        if tags[opening].kind is not Kind.OPEN_BLOCK:
+            return True
+        following = tags[opening + 1] if opening + 1 < len(tags) else None
+        behind = _behind_blanks(self.text, tags[opening].end)
+        return following is not None and following.kind is Kind.OPEN_INVOKE and behind == following.start
 
     def in_fence(self, line: _Line) -> CallBlock | None:
         """Directly behind the opening of the fence, and with nothing behind them."""
