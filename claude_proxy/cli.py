@@ -35,7 +35,7 @@ from claude_proxy.errors import SettingsError
 from claude_proxy.settings import Secret, Settings
 from claude_proxy.shell import doctor, first_steps, launcher
 from claude_proxy.shell.app import App
-from claude_proxy.shell.connections import allow_files
+from claude_proxy.shell.connections import allow_files, forbid_core_dumps
 from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.reload import Reloader
@@ -330,6 +330,7 @@ def _reload_on_signal(reloader: Reloader) -> None:
 
 def _listen(configured: Settings, journal: Journal) -> ProxyServer | None:
     """A server for these settings; None, and a message, where its address cannot be listened on."""
+    forbid_core_dumps()
     configured = _fit_to_open_files(configured, journal)
     upstream = Upstream.from_settings(configured)
     app = App(configured, Exchange(configured, upstream), journal)

@@ -222,8 +222,8 @@ class InvalidDocument(ProxyError):
     status = 500
     should_retry = False
 
-    def __init__(self, defect: str) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            f"The model did not write a document of the requested schema, even when asked again: {defect}. Try again, "
-            "simplify the schema, or choose another model."
+            "The model did not write a document of the requested schema, even when asked again. Try again, simplify "
+            "the schema, or choose another model."
         )

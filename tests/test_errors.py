@@ -56,7 +56,7 @@ FAILURES: list[tuple[ProxyError, int, str, dict[str, str], str]] = [
     (UpstreamTimeout("x"), 504, "timeout_error", {}, "overloaded_error"),
     (RateLimited("x"), 429, "rate_limit_error", LATER, "overloaded_error"),
     (ModelOverloaded("x"), 529, "overloaded_error", LATER, "overloaded_error"),
-    (InvalidDocument("x"), 500, "api_error", NO_RETRY, "api_error"),
+    (InvalidDocument(), 500, "api_error", NO_RETRY, "api_error"),
     (ModelNeverAnswered("x"), 502, "api_error", NO_RETRY, "api_error"),
 ]
 

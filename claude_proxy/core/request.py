@@ -91,7 +91,7 @@ def parse_request(body: bytes, rules: Rules = Rules(), *, count_only: bool = Fal
     tally = Tally(ignored=0 if rules.strict else len(rules.betas - KNOWN_BETAS))
     top = Node(_load(body), "", rules, tally)
     _check_fields(top, count_only=count_only)
-    model = top.require("model").nonempty_string()
+    model = _model(top.require("model"))
     tools = read_tools(top.get("tools"), model)
     conversation = read_conversation(top.require("messages"), tools, model)
     offered = (*tools, *conversation.added)
@@ -183,6 +183,7 @@ _BETA_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 _NO_SAMPLING = f"this parameter is not supported in API version {NEW_VERSION}; leave it out"
 _LEAST_BUDGET = 1024
+_LONGEST_MODEL = 256
 
 
 def _check_fields(top: Node, *, count_only: bool) -> None:
@@ -287,6 +288,12 @@ _REFUSALS: Mapping[str, Callable[[Node], None]] = {
     "billing_policy": _refuse_billing,
     "fallback_credit_token": _refuse_strict_credit,
 }
+
+
+def _model(field: Node) -> str:
+    if len(field.nonempty_string()) > _LONGEST_MODEL:
+        field.fail(f"String should have at most {_LONGEST_MODEL} characters")
+    return field.string()
 
 
 def _system(field: Node | None) -> Iterable[str]:

@@ -76,7 +76,7 @@ class Asking:
         read = self._read(self._ask(prompt))
         read = self._repair(prompt, self._continue(prompt, read))
         if self._request.output_schema is not None and read.defect and not read.truncated and not read.calls:
-            raise InvalidDocument(read.defect)
+            raise InvalidDocument
         return self._limit(read)
 
     # --- one ask ------------------------------------------------------------------------------------------------------

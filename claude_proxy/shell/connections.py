@@ -228,6 +228,13 @@ def _shut(connection: socket.socket, how: int) -> None:
         connection.shutdown(how)
 
 
+def forbid_core_dumps() -> None:
+    """See to it that a crash of the interpreter does not write prompts to disk."""
+    if resource is not None:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def allow_files(connections: int) -> int:
     """Raise this process's limit of open files, as far as it may, for so many connections.
 

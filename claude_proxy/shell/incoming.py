@@ -30,7 +30,7 @@ class Incoming:
         self._connection = connection
         self._clock = clock
         self._buffer = bytearray()
-        self._deadline = math.inf
+        self._deadline = self._slack = math.inf
         self._rate = math.inf
 
     def await_request(self, seconds: float) -> bool:
@@ -50,8 +50,10 @@ class Incoming:
 
         Args:
             seconds: time for all of it.
-            rate: bytes that, when they have come, give one second more.
+            rate: bytes that, when they have come, give one second more; but never more than `seconds` from then on, so
+                that nobody can save time up and then be silent.
         """
+        self._slack = seconds
         self._deadline = self._clock() + seconds
         self._rate = rate
 
@@ -126,7 +128,9 @@ class Incoming:
 
     def _receive(self) -> bool:
         """Take what has come, or wait for it; False at the end."""
-        left = self._deadline - self._clock()
+        now = self._clock()
+        self._deadline = min(self._deadline, now + self._slack)
+        left = self._deadline - now
         try:
             if left <= 0:
                 raise TimeoutError

@@ -37,6 +37,12 @@ _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names nobody in particular
 
 # --- who may look -----------------------------------------------------------------------------------------------------
 
+# Headers that a reverse proxy adds to a request.
+_SPEAKS_FOR_ANOTHER = re.compile(
+    r"forwarded|x-forwarded(?:-.*)?|x-original-(?:forwarded-)?(?:for|host)|via"
+    r"|(?:x-real|x-client|x-cluster-client|true-client|cf-connecting|fastly-client)-ip"
+)
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -68,7 +74,7 @@ def refusal(headers: Mapping[str, str], peer: str, settings: Settings) -> Refusa
     own = settings.redcap_api_token
     if own and any(hmac.compare_digest(each.encode(), own.reveal().encode()) for each in _offered(headers)):
         return None
-    is_local = is_loopback(peer) and not headers.keys() & {"forwarded", "x-forwarded-for", "x-real-ip", "via"}
+    is_local = is_loopback(peer) and not any(map(_SPEAKS_FOR_ANOTHER.fullmatch, headers))
     if not is_local:
         if own:
             return Refusal(401, "The status is shown to whoever knows the REDCap token of this proxy.")

@@ -214,7 +214,7 @@ def test_an_invalid_document_is_never_returned(second: str | ProxyError) -> None
     with pytest.raises(InvalidDocument) as caught:
         Model("I cannot.", second).ask(**DOCUMENT)
     assert (caught.value.status, caught.value.type) == (500, "api_error")
-    assert "no JSON document" in caught.value.message
+    assert "did not write a document of the requested schema" in caught.value.message
 
 
 def test_a_document_that_was_cut_off_says_so() -> None:
