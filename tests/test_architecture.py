@@ -19,7 +19,7 @@ PACKAGE = "claude_proxy"
 ORDER = (
     "claude_proxy",
     *("errors", "configuration", "settings"),
-    *(f"core.{name}" for name in ("content", "tokens", "fields", "blocks", "schema", "formats", "patterns")),
+    *(f"core.{name}" for name in ("content", "memo", "tokens", "fields", "blocks", "schema", "formats", "patterns")),
     *(f"core.{name}" for name in ("validation", "tool_definitions", "conversation", "request", "models", "health")),
     *(
         f"core.{name}"

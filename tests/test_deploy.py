@@ -1,0 +1,171 @@
+"""The files in deploy/, held against the programs and the schemas that they are for, as far as these are at hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
+from test_nginx import AROUND, find_nginx
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+COMPOSE = (ROOT / "docker-compose.yml", DEPLOY / "compose.replicas.yml")
+PATIENCE = 60
+
+
+def run(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={"PATH": os.environ.get("PATH", os.defpath), **environ},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def find(program: str, *folders: str) -> str:
+    found = shutil.which(program, path=":".join([os.environ.get("PATH", os.defpath), *folders]))
+    if not found:
+        pytest.skip(f"there is no {program} here")
+    return found
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit, with programs that exist here."""
+    text = (DEPLOY / "claude-proxy.service").read_text(encoding="utf-8")
+    (tmp_path / "claude-proxy.service").write_text(text, encoding="utf-8")
+    return tmp_path / "claude-proxy.service"
+
+
+def test_systemd_takes_the_unit(unit: Path) -> None:
+    done = run(find("systemd-analyze"), "verify", unit)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_systemd_calls_the_unit_safe(unit: Path) -> None:
+    done = run(find("systemd-analyze"), "security", "--offline=yes", "--threshold=15", unit)
+    assert done.returncode == 0, done.stdout[-300:]
+
+
+def test_the_grace_of_all_of_them_is_longer_than_the_proxys() -> None:
+    unit, kubernetes = (DEPLOY / name for name in ("claude-proxy.service", "kubernetes.yaml"))
+    patterns = [(unit, r"TimeoutStopSec=(\d+)"), (kubernetes, r"terminationGracePeriodSeconds: (\d+)")]
+    patterns += [(compose, r"stop_grace_period: (\d+)s") for compose in COMPOSE]
+    for path, pattern in patterns:
+        (seconds,) = re.findall(pattern, path.read_text(encoding="utf-8"))
+        assert int(seconds) >= 30 + 5, path.name
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_compose_files_are_as_their_schema_says(path: Path) -> None:
+    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
+    program = Path(sys.executable).parent / "kubernetes-validate"
+    done = run(program, "--strict", DEPLOY / "kubernetes.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kinds = re.findall(r"^kind: (\w+)$", (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(kinds) == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+# --- nginx before replicas --------------------------------------------------------------------------------------------
+
+
+def test_nginx_reads_its_part_of_the_compose_file(tmp_path: Path) -> None:
+    site = (DEPLOY / "nginx-replicas.conf").read_text(encoding="utf-8")
+    assert site.count("server claude-proxy:8765") == 1
+    site = site.replace("server claude-proxy:8765", "server 127.0.0.1:8765")
+    (tmp_path / "nginx.conf").write_text(AROUND.format(site=site), encoding="utf-8")
+    done = run(find_nginx(), "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr")
+    assert done.returncode == 0, done.stderr
+
+
+# --- Caddy ------------------------------------------------------------------------------------------------------------
+
+
+def find_caddy() -> str:
+    return find("caddy", os.environ.get("CADDY_FOLDER", "/usr/local/bin"))
+
+
+def test_caddy_takes_its_file(tmp_path: Path) -> None:
+    done = run(find_caddy(), "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
+    """A running Caddy, without TLS; its port."""
+    program = find_caddy()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    site = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
+    for shipped, here in {
+        "claude-proxy.example.edu {": f"http://:{port} {{",
+        "127.0.0.1:8765 {": f"127.0.0.1:{proxy.server.server_port} {{",
+    }.items():
+        assert site.count(shipped) == 1
+        site = site.replace(shipped, here)
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + site, encoding="utf-8")
+    command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    environ = {"PATH": os.defpath, "HOME": str(folder)}
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, env=environ, stderr=log, stdout=log) as process,
+    ):
+        try:
+            eventually(lambda: process.poll() is not None or _listens(port))
+            assert process.poll() is None, (folder / "log").read_text()
+            yield port
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    try:
+        Wire(port).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_caddy_holds_no_event_back(redcap: Redcap, start_proxy: StartProxy, tmp_path: Path) -> None:
+    find_caddy()
+    gate = Gate("Much better.")
+    redcap.queue(gate)
+    proxy = start_proxy(stream_delay=0.0, ping_interval=0.1)
+    with caddy_before(proxy, tmp_path) as port, Wire(port) as wire:
+        wire.ask("POST", "/v1/messages", message_request({"stream": True}), {"x-api-key": TOKEN})
+        assert wire.read_head().status == 200
+        assert gate.reached.wait(30)
+        (first,) = read_events(wire.read_chunk())
+        assert first["type"] == "message_start"
+        gate.open()
+        assert read_events(b"".join(iter(wire.read_chunk, b"")))[-1]["type"] == "message_stop"
+
+
+def test_caddys_visitors_are_no_users_of_this_machine(proxy: Proxy, tmp_path: Path) -> None:
+    with caddy_before(proxy, tmp_path) as port:
+        for path, status in {"/": 401, "/metrics": 404, "/status/events": 404}.items():
+            with Wire(port) as wire:
+                wire.ask("GET", path, headers={"accept": "text/html"})
+                assert wire.read_response().status == status, path
