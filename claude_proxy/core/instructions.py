@@ -12,7 +12,8 @@ from typing import Any
 
 from claude_proxy.core import schema as json_schema
 from claude_proxy.core.content import Request, Tool, ToolChoice
-from claude_proxy.core.notation import Call, to_json, write_calls
+from claude_proxy.core.memo import Memo
+from claude_proxy.core.notation import Call, CallWriter, to_json
 from claude_proxy.core.schema import Schema
 
 _HOW_TO_CALL = """\
@@ -34,13 +35,13 @@ To call tools, end your reply with one block in exactly this form:
   without a block."""
 
 
-def describe_tools(tools: Iterable[Tool]) -> str:
+def describe_tools(tools: Iterable[Tool], memo: Memo | None = None) -> str:
     """The part of the system text that presents the tools and the notation."""
     shown = list(tools)
     catalogue = "\n".join(describe_tool(tool) for tool in shown)
     return (
         "# Tools\n\nYou act through tools. They are, one JSON object a line:\n\n"
-        f"<tools>\n{catalogue}\n</tools>\n\n{_HOW_TO_CALL}{_examples(shown)}"
+        f"<tools>\n{catalogue}\n</tools>\n\n{_HOW_TO_CALL}{_examples(shown, memo)}"
     )
 
 
@@ -59,18 +60,28 @@ _EXAMPLE_VALUES = {"integer": 10, "number": 10, "boolean": True, "array": [], "o
 _PLAIN_ANSWER = "What needs no tool is answered directly:\nThe capital of Italy is Rome."
 
 
-def _examples(tools: Sequence[Tool]) -> str:
+def _examples(tools: Sequence[Tool], memo: Memo | None) -> str:
     """Worked examples: a text of several lines, where a tool takes one, and two calls in one block."""
-    calls = [call for tool in tools if (call := Call(tool.name, _example_arguments(tool))).arguments]
-    by_name = {tool.name: tool for tool in tools}
-    blocks = [
-        [call for call in calls if _EXAMPLE_FILE in call.arguments.values()][:1],
-        sorted(calls, key=_example_rank)[:2],
-    ]
-    written = [f"I'll do that now.\n{write_calls(block, by_name)}" for block in blocks if block]
+    memo = Memo() if memo is None else memo
+    writer = CallWriter({tool.name: tool for tool in tools}, memo)
+    chosen = memo.recall("examples", writer.offered, lambda: _choose_examples(tools))
+    blocks = [[_example(tools[index]) for index in indices] for indices in chosen]
+    written = [f"I'll do that now.\n{writer.write(block)}" for block in blocks]
     if not written:
         return ""
     return "\n\nFor example (the values are made up):\n\n" + "\n\n".join([*written, _PLAIN_ANSWER])
+
+
+def _choose_examples(tools: Sequence[Tool]) -> tuple[tuple[int, ...], ...]:
+    """The tools that are called in each example, by their indices."""
+    calls = {index: call for index, tool in enumerate(tools) if (call := _example(tool)).arguments}
+    with_files = [index for index, call in calls.items() if _EXAMPLE_FILE in call.arguments.values()]
+    best = sorted(calls, key=lambda index: _example_rank(calls[index]))
+    return tuple(tuple(indices) for indices in (with_files[:1], best[:2]) if indices)
+
+
+def _example(tool: Tool) -> Call:
+    return Call(tool.name, _example_arguments(tool))
 
 
 def _example_rank(call: Call) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from typing import Any
 from claude_proxy.core import loose_json, repair
 from claude_proxy.core import schema as json_schema
 from claude_proxy.core.content import Tool
+from claude_proxy.core.memo import Memo, digest
 from claude_proxy.core.schema import Schema
 from claude_proxy.core.tags import Kind, Tag, find_tags
 
@@ -55,57 +56,98 @@ class Call:
 # --- the writer -------------------------------------------------------------------------------------------------------
 
 
+class CallWriter:
+    """Writes calls of certain tools, each in the plainest form that reads back as what it is.
+
+    Whether it does is found out by reading, which is dear, and remembered for the next turn of the conversation.
+
+    Attributes:
+        offered: stands for the tools, in a memo.
+    """
+
+    def __init__(self, tools: Mapping[str, Tool], memo: Memo | None = None) -> None:
+        """Prepare.
+
+        Args:
+            tools: those that are offered; calls of others are written as if they took anything.
+            memo: what was found out before.
+        """
+        self._tools = tools
+        self._memo = memo if memo is not None else Memo()
+        self._vocabulary: Vocabulary | None = None
+        self._allowed: dict[str, Mapping[str, frozenset[str]]] = {}
+        self.offered = digest(to_json([[name, tool.input_schema] for name, tool in tools.items()])).hex()
+
+    def write(self, calls: Sequence[Call]) -> str:
+        """Write calls as one block."""
+        meant = to_json([[call.name, call.arguments] for call in calls])
+        encoded = self._memo.recall(f"calls of {self.offered}", meant, lambda: self._which_encoded(calls))
+        return self._block(calls, encoded)
+
+    def _which_encoded(self, calls: Sequence[Call]) -> tuple[bool, ...]:
+        """Which calls of a block have to be encoded so that it reads back exactly."""
+        plain = (False,) * len(calls)
+        if self._reads_as(self._block(calls, plain), calls):
+            return plain
+        return tuple(not self._is_exact(call) for call in calls)
+
+    def _is_exact(self, call: Call) -> bool:
+        """Whether nothing around a call can make its plain form ambiguous: it has no tag, and reads back by itself."""
+        has_tags = any("<" in to_json(value) for value in call.arguments.values())
+        return not has_tags and self._reads_as(self._block([call], [False]), [call])
+
+    def _reads_as(self, text: str, calls: Sequence[Call]) -> bool:
+        """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
+        self._vocabulary = self._vocabulary or Vocabulary(self._tools)
+        for cut in (False, True):
+            block = Reader(text, self._tools, cut=cut, vocabulary=self._vocabulary).read(0)
+            if block.calls != tuple(calls) or block.end != len(text) or block.truncated:
+                return False
+        return True
+
+    def _block(self, calls: Iterable[Call], encoded: Iterable[bool]) -> str:
+        invokes = [self._invoke(call, encoded=each) for call, each in zip(calls, encoded, strict=True)]
+        return "\n".join([BLOCK_TAG, *invokes, "</function_calls>"])
+
+    def _invoke(self, call: Call, *, encoded: bool) -> str:
+        allowed = self._types(call.name)
+        lines = [f'<invoke name="{call.name}">']
+        for name, value in call.arguments.items():
+            if encoded:
+                text = to_json(value).replace("<", "\\u003c")
+                lines.append(f'<parameter name="{name}" encoding="json">{text}</parameter>')
+            else:
+                lines.append(f'<parameter name="{name}">{_write_value(value, allowed.get(name))}</parameter>')
+        return "\n".join([*lines, "</invoke>"])
+
+    def _types(self, name: str) -> Mapping[str, frozenset[str]]:
+        """The JSON types that each parameter of a tool may have."""
+        if name not in self._allowed:
+            root = self._tools[name].input_schema if name in self._tools else True
+            known = json_schema.properties(root)
+            self._allowed[name] = {each: json_schema.types(schema, root) for each, schema in known.items()}
+        return self._allowed[name]
+
+
 def write_calls(calls: Sequence[Call], tools: Mapping[str, Tool]) -> str:
     """Write calls as one block. Calls of tools that are not offered any more are written as if they took anything."""
-    plain = _write_block([_write_invoke(call, tools, encoded=False) for call in calls])
-    if _reads_as(plain, calls, tools):
-        return plain
-    return _write_block([_write_exactly(call, tools) for call in calls])
+    return CallWriter(tools).write(calls)
 
 
-def _write_block(invokes: Iterable[str]) -> str:
-    return "\n".join([BLOCK_TAG, *invokes, "</function_calls>"])
-
-
-def _write_exactly(call: Call, tools: Mapping[str, Tool]) -> str:
-    """A call in a form that nothing around it can make ambiguous: encoded, unless it is plain and holds no tag."""
-    plain = _write_invoke(call, tools, encoded=False)
-    has_tags = any("<" in to_json(value) for value in call.arguments.values())
-    exact = not has_tags and _reads_as(_write_block([plain]), [call], tools)
-    return plain if exact else _write_invoke(call, tools, encoded=True)
-
-
-def _reads_as(text: str, calls: Sequence[Call], tools: Mapping[str, Tool]) -> bool:
-    """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
-    blocks = (Reader(text, tools, cut=cut).read(0) for cut in (False, True))
-    return all(block.calls == tuple(calls) and block.end == len(text) and not block.truncated for block in blocks)
-
-
-def _write_invoke(call: Call, tools: Mapping[str, Tool], *, encoded: bool) -> str:
-    root = tools[call.name].input_schema if call.name in tools else True
-    known = json_schema.properties(root)
-    lines = [f'<invoke name="{call.name}">']
-    for name, value in call.arguments.items():
-        if encoded:
-            text = to_json(value).replace("<", "\\u003c")
-            lines.append(f'<parameter name="{name}" encoding="json">{text}</parameter>')
-        else:
-            text = _write_value(value, known.get(name, True), root)
-            lines.append(f'<parameter name="{name}">{text}</parameter>')
-    return "\n".join([*lines, "</invoke>"])
-
-
-def _write_value(value: Any, schema: Schema, root: Schema) -> str:
+def _write_value(value: Any, allowed: frozenset[str] | None) -> str:
     if not isinstance(value, str):
         return to_json(value)
-    if _read_value(value, schema, root) != value:
+    if _read_as(value, json_schema.ALL_TYPES if allowed is None else allowed) != value:
         return to_json(value)
     return f"\n{value}\n" if "\n" in value else value
 
 
 def to_json(value: Any) -> str:
     """A value as compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode_json(value)
+
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one for each value
 
 
 # --- the reader -------------------------------------------------------------------------------------------------------
@@ -178,6 +220,14 @@ _BETWEEN_INVOKES = (Kind.OPEN_BLOCK, Kind.CLOSE_BLOCK, Kind.OPEN_INVOKE)
 _ENDS_PARAMETERS = (Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.OPEN_INVOKE, Kind.OPEN_BLOCK)
 
 
+class Vocabulary:
+    """The parameters of tools, by the tools' names: with their schemas, and as what models may call them."""
+
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
+        self.known = {name: json_schema.properties(tool.input_schema) for name, tool in tools.items()}
+        self.meant = {name: repair.Parameters(known) for name, known in self.known.items()}
+
+
 class Reader:
     """Reads the calls in a reply, canonical or sloppy.
 
@@ -187,19 +237,22 @@ class Reader:
     text, whatever stands in it.
     """
 
-    def __init__(self, text: str, tools: Mapping[str, Tool], *, cut: bool = False) -> None:
+    def __init__(
+        self, text: str, tools: Mapping[str, Tool], *, cut: bool = False, vocabulary: Vocabulary | None = None
+    ) -> None:
         """Look the tags of a reply over.
 
         Args:
             text: the reply, as it came out of the module, which has decoded its entities.
             tools: the tools that may be called, by name.
             cut: whether the reply is known to have been cut off.
+            vocabulary: that of the tools, for who reads many replies.
         """
         self.text = text
         self.tools = tools
         self.cut = cut
-        self._known = {name: json_schema.properties(tool.input_schema) for name, tool in tools.items()}
-        self._meant = {name: repair.Parameters(known) for name, known in self._known.items()}
+        words = vocabulary or Vocabulary(tools)
+        self._known, self._meant = words.known, words.meant
         self._parameters = {name for known in self._known.values() for name in known}
         self.tags = find_tags(text, {*self._parameters, *tools}, tools)
         self._following = [self._following_kind(index) for index in range(len(self.tags))]
@@ -560,7 +613,10 @@ def _unframe(raw: str, indent: str) -> str:
 
 def _read_value(text: str, schema: Schema, root: Schema) -> Any:
     """The value that a parameter's text stands for: raw where only strings are allowed, else JSON if it is any."""
-    allowed = json_schema.types(schema, root)
+    return _read_as(text, json_schema.types(schema, root))
+
+
+def _read_as(text: str, allowed: frozenset[str]) -> Any:
     return text if allowed == {"string"} else _parse_json(text, allowed, otherwise=text)
 
 

@@ -31,6 +31,7 @@ from claude_proxy.core.content import (
     ToolResult,
     ToolUse,
 )
+from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
 from claude_proxy.errors import InvalidRequest
 
@@ -64,6 +65,9 @@ class Turn:
 
 def turn(role: Side, *parts: Part) -> Turn:
     """A turn; texts that follow each other are joined."""
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return Turn(role, ("".join(texts),) if texts else ())
     joined: list[Part] = []
     for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
         stretch = list(run)
@@ -119,21 +123,22 @@ _OPENING = "(The beginning of this conversation is not shown.)"
 _CLOSING = "(Go on.)"
 
 
-def render(request: Request, alias: Alias, *, armoured: bool) -> Prompt:
+def render(request: Request, alias: Alias, *, armoured: bool, memo: Memo | None = None) -> Prompt:
     """Render a request for the model behind an alias.
 
     Args:
         request: the request.
         alias: the model, which may be unable to see.
         armoured: whether the module decodes entities, so that texts must carry the armour of `core.entities`.
+        memo: what was found out when earlier turns of conversations were rendered.
 
     Raises:
         InvalidRequest: a tool's schema or a call's input is nested too deeply, or an image cannot be passed on.
     """
     protect = entities.armour if armoured else _unchanged
     try:
-        turns = [_protected(each, protect) for each in _turns(request, alias)]
-        return Prompt(_system(request, protect, armoured=armoured), tuple(turns))
+        turns = [_protected(each, protect) for each in _turns(request, alias, memo)]
+        return Prompt(_system(request, protect, memo, armoured=armoured), tuple(turns))
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
 
@@ -149,13 +154,13 @@ def _unchanged(text: str) -> str:
 # --- the system text --------------------------------------------------------------------------------------------------
 
 
-def _system(request: Request, protect: Callable[[str], str], *, armoured: bool) -> str:
+def _system(request: Request, protect: Callable[[str], str], memo: Memo | None, *, armoured: bool) -> str:
     texts = [_without_billing_header(text) for text in request.system]
     parts = [protect(text) for text in texts if text.strip()]
     parts.append(_CHANNEL_NOTE if armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES)
     if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
         shown = [tool for tool in request.tools if not tool.defer_loading]
-        parts.append(protect(instructions.describe_tools(shown)))
+        parts.append(protect(instructions.describe_tools(shown, memo)))
     if request.output_schema is not None:
         parts.append(protect(instructions.describe_output(request.output_schema)))
     return "\n\n".join(parts)
@@ -168,9 +173,9 @@ def _without_billing_header(text: str) -> str:
 # --- the conversation -------------------------------------------------------------------------------------------------
 
 
-def _turns(request: Request, alias: Alias) -> list[Turn]:
+def _turns(request: Request, alias: Alias, memo: Memo | None) -> list[Turn]:
     """The rendered turns: `system` messages join the user's, consecutive ones of a side become one."""
-    renderer = _Renderer(request.tools, alias)
+    renderer = _Renderer(request.tools, alias, memo)
     sides: list[tuple[Side, list[Part]]] = []
     for message in request.messages:
         if parts := renderer.render(message):
@@ -196,8 +201,9 @@ def _say(sides: list[tuple[Side, list[Part]]], side: Side, parts: list[Part]) ->
 class _Renderer:
     """Renders messages in their order; what it remembers comes from earlier messages only."""
 
-    def __init__(self, tools: Iterable[Tool], alias: Alias) -> None:
+    def __init__(self, tools: Iterable[Tool], alias: Alias, memo: Memo | None) -> None:
         self.tools = {tool.name: tool for tool in tools}
+        self.writer = notation.CallWriter(self.tools, memo)
         self.alias = alias
         self.shown = {tool.name for tool in tools if not tool.defer_loading}
         self.calls: dict[str, tuple[int, str]] = {}  # tool_use id -> the call's position and the tool's name
@@ -218,7 +224,7 @@ class _Renderer:
         for is_call, run in groupby(message.content, key=lambda block: isinstance(block, ToolUse)):
             if is_call:
                 calls = [self._call(block) for block in run if isinstance(block, ToolUse)]
-                texts.append([notation.write_calls(calls, self.tools)])
+                texts.append([self.writer.write(calls)])
             else:
                 texts += [self._plain(block) for block in run]
         parts = _joined(texts, "\n")

@@ -11,7 +11,10 @@ from claude_proxy.errors import ProxyError
 
 def to_bytes(data: Any) -> bytes:
     """Compact JSON in UTF-8. A lone surrogate, which a model can write as an escape, becomes a question mark."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    return _encode_json(data).encode(errors="replace")
+
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one each time
 
 
 def message_json(message: Message) -> dict[str, Any]:

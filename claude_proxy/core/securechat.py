@@ -138,13 +138,11 @@ def encode_form(fields: Mapping[str, str], boundary: str) -> tuple[str, bytes]:
     Returns:
         The content type and the body.
     """
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    ]
-    return f"multipart/form-data; boundary={boundary}", ("".join(parts) + f"--{boundary}--\r\n").encode(
-        errors="replace"
-    )
+    pieces: list[str] = []  # long values are copied once, when these are joined
+    for name, value in fields.items():
+        pieces += (f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n', value, "\r\n")
+    pieces.append(f"--{boundary}--\r\n")
+    return f"multipart/form-data; boundary={boundary}", "".join(pieces).encode(errors="replace")
 
 
 def reached_limit(alias: Alias, max_tokens: int, output_tokens: int) -> bool:

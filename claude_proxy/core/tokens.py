@@ -13,19 +13,33 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import mul
 from typing import Literal, TypeAlias
 
 from claude_proxy.core.content import Document, Image
+from claude_proxy.core.memo import Memo
 
 Tokenizer: TypeAlias = Literal["openai", "claude"]
 Counts: TypeAlias = tuple[int, ...]
 
 
-def estimate(texts: Iterable[str], tokenizer: Tokenizer = "openai") -> int:
-    """The number of tokens that texts will be, at least 1. Each text costs a few more for its role."""
+def estimate(texts: Iterable[str], tokenizer: Tokenizer = "openai", memo: Memo | None = None) -> int:
+    """The number of tokens that texts will be, at least 1. Each text costs a few more for its role.
+
+    Args:
+        texts: the texts.
+        tokenizer: that of the model which reads them.
+        memo: what was counted before.
+    """
     costs = weights(tokenizer)
-    return max(1, sum(_PER_TEXT + weigh(count(text), costs) for text in texts))
+
+    def of(text: str) -> int:
+        return _PER_TEXT + weigh(count(text), costs)
+
+    if memo is None:
+        return max(1, sum(map(of, texts)))
+    return max(1, sum(memo.recall(f"tokens, {tokenizer}", text, partial(of, text)) for text in texts))
 
 
 _PER_TEXT = 4

@@ -278,7 +278,9 @@ class App:
 
     def _prepare(self, visit: Visit, *, count_only: bool = False) -> Call:
         rules = choose_rules(visit.request.headers, strict=visit.settings.validation == "strict")
-        call = self._exchange.prepare(parse_request(visit.request.body, rules, count_only=count_only))
+        request = parse_request(visit.request.body, rules, count_only=count_only)
+        visit.request.body = b""  # what is large is not held while the model thinks
+        call = self._exchange.prepare(request)
         visit.record.ignored = call.request.ignored or None
         visit.record.mended = call.request.mended or None
         return call

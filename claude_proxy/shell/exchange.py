@@ -30,6 +30,9 @@ _Way: TypeAlias = tuple[Hashable, ...]
 Stage: TypeAlias = Literal["waiting for a turn", "asking", "asking again"]
 
 
+_MOST_ALIASES = 1000  # of which something is remembered; a server has some thirty
+
+
 def new_id(prefix: str) -> str:
     """An id that is unique for ever: `msg_…`, `toolu_…`, `req_…`."""
     return f"{prefix}_{secrets.token_hex(12)}"
@@ -251,14 +254,16 @@ class Exchange:
         name = call.choice.label
         with self._lock:
             known = self._corrections.get(name, Correction())
-            self._corrections[name] = known.learn(call.estimated, answer.input_tokens)
+            if name in self._corrections or len(self._corrections) < _MOST_ALIASES:
+                self._corrections[name] = known.learn(call.estimated, answer.input_tokens)
 
     def _note_health(self, choice: Choice, change: Callable[[Health], Health]) -> Health:
         """Remember how a call went. Of names that clients made up, only those that answer are kept."""
         name = choice.label
         with self._lock:
             health = change(self.health(name))
-            if health.has_answered or not choice.is_client_text:
+            room = name in self._health or len(self._health) < _MOST_ALIASES
+            if room and (health.has_answered or not choice.is_client_text):
                 self._health[name] = health
             return health
 

@@ -35,7 +35,7 @@ _BREATH = 0.1  # seconds before the next try when the system has no room for a c
 _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request", 529: "Overloaded"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class HttpRequest:
     """A request that was read whole.
 
@@ -43,7 +43,7 @@ class HttpRequest:
         method: as sent; methods are case-sensitive.
         path: the target without its query.
         headers: names in lower case; of a repeated one the first.
-        body: as sent, unpacked.
+        body: as sent, unpacked; whoever has read it may empty it, so that it takes no memory meanwhile.
         connection: the client's socket, to see whether it is still there.
         query: the target's query, without the question mark.
         raise_if_stopped: to be called every second or so of waiting; raises `ShuttingDown` when the proxy is being

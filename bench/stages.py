@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""What each stage of a request costs by itself: processor time, or instructions where the machine is noisy.
+
+    python bench/stages.py                     milliseconds of processor time, as a Markdown table
+    python bench/stages.py --only render
+    python bench/stages.py --instructions      instructions that the processor carried out, counted by valgrind
+    python bench/stages.py --instructions --check      fails where a stage takes more than bench/instructions.json says
+    python bench/stages.py --instructions --record     writes that file
+
+Times are the best of several runs. Instructions hardly vary between runs and machines, but they do between releases of
+Python: the file says which one it is for, and another is not compared with it. A stage is run in a process of its own,
+once with few repetitions and once with more; the difference is what it costs, without the start of Python. Valgrind
+must be installed (Debian: `apt-get install valgrind`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import workload
+
+from claude_proxy.core import events, models, prompt, reply, securechat, tokens
+from claude_proxy.core.content import Message, Usage
+from claude_proxy.core.memo import Memo
+from claude_proxy.core.request import parse_request
+from claude_proxy.core.response import message_json, to_bytes
+
+BASELINE = Path(__file__).with_name("instructions.json")
+TOLERANCE = 0.05  # what instructions may grow by
+REPLY = 4096  # characters
+FEW, MORE = 1, 6  # repetitions under valgrind
+
+Stage = Callable[[], Any]
+
+
+def stages(size: int) -> Mapping[str, Stage]:
+    """The stages of a request of so many bytes, in their order, each ready to be run any number of times."""
+    body = workload.body(size)
+    request = parse_request(body)
+    alias = models.choose_alias(workload.MODEL, {}).alias
+    memo = Memo()
+    rendered = prompt.render(request, alias, armoured=True, memo=memo)
+    tokens.estimate(rendered.texts, memo=memo)
+    said = workload.reply(REPLY)
+    came = workload.answer(said)
+    tools = {tool.name: tool for tool in request.tools}
+    ids = (f"toolu_{number}" for number in itertools.count())
+    read = reply.read_reply(said, tools, lambda: next(ids), cut=False)
+    message = Message("msg_1", workload.MODEL, read.content, "end_turn", Usage(1, 1))
+
+    def form() -> Any:
+        fields = securechat.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000)  # noqa: S106
+        return securechat.encode_form(fields, "form_1")
+
+    def stream() -> Any:
+        opening = events.opening_message("msg_1", workload.MODEL, 1)
+        return list(events.EventStream(opening, thinking=False, delay=15, interval=10).finish(message))
+
+    return {
+        "parse": lambda: parse_request(body),
+        "render": lambda: prompt.render(request, alias, armoured=True),
+        "render again": lambda: prompt.render(request, alias, armoured=True, memo=memo),
+        "estimate": lambda: tokens.estimate(rendered.texts),
+        "estimate again": lambda: tokens.estimate(rendered.texts, memo=memo),
+        "form": form,
+        "answer": lambda: securechat.read_answer(200, {}, came, url="", prefix="", sent_bytes=0),
+        "reply": lambda: reply.read_reply(said, tools, lambda: next(ids), cut=False),
+        "json": lambda: to_bytes(message_json(message)),
+        "events": stream,
+    }
+
+
+SIZES = {"52 kB": 52_000, "740 kB": 740_000}
+_OF_REPLY = ("answer", "json", "events")  # these do not see the request
+
+
+def cases(only: str, sizes: Iterable[str] = tuple(SIZES)) -> Iterable[tuple[str, str]]:
+    """Every stage with every size that it depends on."""
+    for size in sizes:
+        for name in stages(1_000):
+            if only in name and (name not in _OF_REPLY or size == next(iter(SIZES))):
+                yield name, size
+
+
+# --- processor time ---------------------------------------------------------------------------------------------------
+
+
+def milliseconds(stage: Stage) -> float:
+    """Processor time of one run: the best of five, each of many runs that take a tenth of a second together."""
+    best, runs = float("inf"), 1
+    for _ in range(6):
+        began = time.process_time()
+        for _ in range(runs):
+            stage()
+        each = (time.process_time() - began) / runs
+        best, runs = min(best, each), max(1, round(0.1 / max(each, 1e-6)))
+    return best * 1000
+
+
+def print_times(only: str) -> int:
+    """Measure and print processor time."""
+    print("| stage | body | ms |\n| --- | ---: | ---: |")
+    for name, size in cases(only):
+        print(f"| {name} | {size} | {milliseconds(stages(SIZES[size])[name]):.3f} |", flush=True)
+    return 0
+
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+
+def run(name: str, size: str, repetitions: int) -> None:
+    """What valgrind watches."""
+    stage = stages(SIZES[size])[name]
+    stage()  # what is made the first time is none of its cost
+    gc.disable()  # when it runs depends on all that went before
+    for _ in range(repetitions):
+        stage()
+
+
+def instructions(name: str, size: str) -> int:
+    """How many instructions one run takes."""
+    few, more = (_count(name, size, repetitions) for repetitions in (FEW, MORE))
+    return (more - few) // (MORE - FEW)
+
+
+def _count(name: str, size: str, repetitions: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        # Neither the compiling of modules nor the hashing of strings may differ between runs.
+        env = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "HOME": folder}
+        env["PYTHONPYCACHEPREFIX"] = str(BASELINE.parents[1] / ".venv" / "stages")
+        tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+        command = [*tool, os.path.realpath(sys.executable), "-S", __file__, "--run", name, size, str(repetitions)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    found = re.search(r"Collected : (\d+)", ended.stderr)
+    if ended.returncode or not found:
+        raise SystemExit(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
+    return int(found[1])
+
+
+def measure_instructions(only: str, *, check: bool, record: bool) -> int:
+    """Count, and compare with what is on file."""
+    if not shutil.which("valgrind"):
+        raise SystemExit("valgrind is not installed: apt-get install valgrind")
+    python = platform.python_version()
+    known: dict[str, Any] = {"python": python, "instructions": {}}
+    if BASELINE.exists():
+        known = json.loads(BASELINE.read_text())
+    if check and known["python"] != python:
+        print(f"{BASELINE.name} is for Python {known['python']}, this is {python}: not compared.")
+        return 0
+    _count("parse", "52 kB", 0)  # compiles the modules
+    counted: dict[str, int] = {}
+    worse = False
+    print("| stage | body | million instructions | on file | change |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, size in cases(only, ["52 kB"]):  # valgrind is slow
+        key = f"{name}, {size}"
+        counted[key] = instructions(name, size)
+        before = known["instructions"].get(key)
+        change = counted[key] / before - 1 if before else 0.0
+        worse = worse or change > TOLERANCE
+        on_file = f"{before / 1e6:.2f} | {change:+.1%}" if before else "– | –"
+        print(f"| {name} | {size} | {counted[key] / 1e6:.2f} | {on_file} |", flush=True)
+    if record:
+        on_record = {"python": python, "instructions": known["instructions"] | counted}
+        BASELINE.write_text(json.dumps(on_record, indent=2) + "\n")
+    if check and worse:
+        print(f"\nA stage takes over {TOLERANCE:.0%} more instructions than {BASELINE.name} says.")
+    return int(check and worse)
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="NAME", help="only stages with this in their names")
+    parser.add_argument("--instructions", action="store_true", help="count instructions in place of time")
+    parser.add_argument("--check", action="store_true", help="fail where there are more of them than on file")
+    parser.add_argument("--record", action="store_true", help="put them on file")
+    parser.add_argument("--run", nargs=3, metavar=("STAGE", "SIZE", "TIMES"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        name, size, times = options.run
+        run(name, size, int(times))
+        return 0
+    if options.instructions or options.check or options.record:
+        return measure_instructions(options.only, check=options.check, record=options.record)
+    return print_times(options.only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
