@@ -92,6 +92,8 @@ class Settings:
     Attributes:
         redcap_api_url: REDCap's API address, normally ending in `/api/`.
         redcap_api_token: the one credential clients must present; None passes each client's own on to REDCap.
+        allowed_clients: SHA-256 digests, in hexadecimal, of the tokens that may use a shared proxy; None allows all.
+        client_hash_key: the key under which clients are counted; None makes one up at each start.
         listen_host: address to listen on.
         listen_port: port to listen on; 0 takes any free one.
         redcap_module_prefix: SecureChatAI's External Module prefix on this server.
@@ -130,6 +132,8 @@ class Settings:
 
     redcap_api_url: str
     redcap_api_token: Secret | None = None
+    allowed_clients: frozenset[str] | None = None
+    client_hash_key: Secret | None = None
     listen_host: str = "127.0.0.1"
     listen_port: int = 8765
     redcap_module_prefix: str = "secure_chat_ai"
@@ -282,6 +286,26 @@ def _token(text: str) -> Secret:
     return Secret(text)
 
 
+def _digests(text: str) -> frozenset[str]:
+    """The digests in a file: one a line, in hexadecimal; what follows it is a remark."""
+    lines = [line.split("#")[0].split() for line in _read_text(Path(text)).splitlines()]
+    digests = [words[0].lower() for words in lines if words]
+    for number, words in enumerate(lines, start=1):
+        if words and not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
+            raise ValueError(f"line {number} of the file must begin with a SHA-256 digest: 64 hexadecimal digits")
+    if not digests:
+        raise ValueError("the file lists nobody, so nobody could use the proxy")
+    return frozenset(digests)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ValueError(f"it must be a file that can be read ({reason})") from None
+
+
 def _host(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.:_-]+", text):
         raise ValueError("it must be a host name or an IP address")
@@ -412,6 +436,21 @@ TABLE: tuple[Setting, ...] = (
         "",
         "The REDCap token that clients must present. Leave it empty to share one proxy: then each client's own "
         "token (its ANTHROPIC_AUTH_TOKEN) is passed on to REDCap.",
+        _token,
+        secret=True,
+    ),
+    Setting(
+        "ALLOWED_CLIENTS",
+        "",
+        "A file with the SHA-256 digests of the tokens that may use a shared proxy, one a line (printf %s TOKEN | "
+        "sha256sum). Without it every token may, and REDCap decides.",
+        _digests,
+    ),
+    Setting(
+        "CLIENT_HASH_KEY",
+        "",
+        "A secret of your own: a shared proxy counts each client under a hash of its token with this key. Without it "
+        "the hashes change at every start.",
         _token,
         secret=True,
     ),

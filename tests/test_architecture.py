@@ -29,7 +29,7 @@ ORDER = (
     *(f"core.{name}" for name in ("slips", "response", "events", "securechat")),
     *(f"shell.{name}" for name in ("identity", "waiter", "incoming", "http_head", "http_body", "http_answer", "dns")),
     *(f"shell.{name}" for name in ("forward_proxy", "tls", "upstream", "turns", "asking", "exchange", "journal")),
-    *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "app", "reload")),
+    *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "clients", "app", "reload")),
     *(f"shell.{name}" for name in ("simulator", "scripted_model", "launcher", "redcap_checks", "doctor")),
     "shell.first_steps",
     *("cli", "__main__"),

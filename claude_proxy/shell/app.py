@@ -28,7 +28,7 @@ from claude_proxy.errors import (
     ProxyOverloaded,
 )
 from claude_proxy.settings import Settings
-from claude_proxy.shell import metrics, status_page
+from claude_proxy.shell import clients, metrics, status_page
 from claude_proxy.shell.exchange import Call, Exchange, Outcome, new_id
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
@@ -201,6 +201,12 @@ class App:
             )
         own = visit.settings.redcap_api_token
         if own is None:
+            if not clients.is_allowed(offered[0], visit.settings):
+                raise AuthenticationFailed(
+                    "This token is not on the proxy's allow-list. Ask whoever runs the proxy to add its digest to "
+                    "ALLOWED_CLIENTS."
+                )
+            visit.record.client = clients.pseudonym(offered[0], visit.settings)
             return offered[0]
         token = own.reveal()
         if not any(hmac.compare_digest(credential.encode(), token.encode()) for credential in offered):

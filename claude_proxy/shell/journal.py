@@ -34,6 +34,7 @@ BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 
 
 KEPT = 100
 MINUTES = 60
+_MOST_CLIENTS = 1000
 _MOST_ALIASES = 200  # a configured table has a handful; the bound is for one that is made by a program
 # Failures that come from REDCap or the model. A refused token and a 413 do only after the alias was chosen.
 _UPSTREAM = frozenset(
@@ -51,6 +52,7 @@ class Record:
         session: Claude Code's id of the session, if the client sent one.
         agent: Claude Code's id of the agent within it, likewise.
         trace_id: the W3C trace that the request belongs to, likewise.
+        client: on a shared proxy a keyed hash of the client's token.
         route: the name of the route, such as `POST /v1/messages`.
         status: the HTTP status; 499 for a client that went away.
         model: the client's name for the model, where it is one of the table's.
@@ -75,6 +77,7 @@ class Record:
     session: str | None = None
     agent: str | None = None
     trace_id: str | None = None
+    client: str | None = None
     route: str = "-"
     status: int = 0
     model: str | None = None
@@ -193,6 +196,8 @@ class Totals:
     slips: Mapping[str, int]
     upstream_failures: Mapping[str, int]
     disconnects: int
+    client_requests: Mapping[str, int]
+    client_tokens: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,8 @@ class _Memory:
     sums: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _SUMS})
     upstream_failures: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(sorted(_UPSTREAM), 0)))
     disconnects: int = 0
+    client_requests: Counter[str] = field(default_factory=Counter)
+    client_tokens: Counter[str] = field(default_factory=Counter)
     aliases: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -257,6 +264,15 @@ class _Memory:
             self.upstream_failures.update(failure for failure in failures if failure)
         if record.route == MESSAGES:
             self._note_minute(record, now)
+            if record.client is not None:
+                self._note_client(record.client, (record.input_tokens or 0) + (record.output_tokens or 0))
+
+    def _note_client(self, client: str, tokens: int) -> None:
+        """Count for a client; beyond the bound, which only made-up tokens reach, all are one."""
+        if client not in self.client_requests and len(self.client_requests) >= _MOST_CLIENTS:
+            client = "other"
+        self.client_requests[client] += 1
+        self.client_tokens[client] += tokens
 
     def _label(self, alias: str | None) -> str:
         if alias is None:
@@ -300,6 +316,8 @@ class _Memory:
             first_bytes=dict(self.first_bytes),
             upstream_failures=dict(self.upstream_failures),
             disconnects=self.disconnects,
+            client_requests=dict(self.client_requests),
+            client_tokens=dict(self.client_tokens),
             **sums,
         )
 

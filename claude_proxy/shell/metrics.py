@@ -96,6 +96,10 @@ def _families(snapshot: Snapshot) -> Iterator[_Family]:
     for name, attribute, explanation in _BY_ALIAS:
         yield _counter(name, explanation, "alias", getattr(totals, attribute))
     yield _counter("upstream_failures", "Failures of REDCap or of a model.", "class", totals.upstream_failures)
+    yield _counter(
+        "client_requests", "Requests for messages, by client of a shared proxy.", "client", totals.client_requests
+    )
+    yield _counter("client_tokens", "Tokens in and out, by client of a shared proxy.", "client", totals.client_tokens)
     yield _counter("client_disconnects", "Requests whose client went away.", "", {"": totals.disconnects})
 
 

@@ -132,7 +132,7 @@ def test_what_is_below_the_level_is_not_written() -> None:
 def test_a_record_has_no_field_that_could_hold_content() -> None:
     """Every text in it is a word of the proxy's own: an id, a route, an alias, a stop reason, a class."""
     texts = {f.name for f in fields(Record) if "str" in str(f.type)}
-    ids = {"request_id", "session", "agent", "trace_id"}  # of a form that is checked
+    ids = {"request_id", "session", "agent", "trace_id", "client"}  # of a form that is checked
     assert texts == {*ids, "route", "model", "alias", "stop_reason", "error", "second_ask_error"}
 
 
