@@ -25,6 +25,7 @@ import math
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -46,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers"
 REPORT = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
-CCR, LITELLM = "@musistudio/claude-code-router@2.0.0", "litellm[proxy]==1.106.0"
+CCR, LITELLM = "@musistudio/claude-code-router@2.0.0", "litellm[proxy]==1.106.2"
 OURS, NGINX = "claude-proxy", "nginx alone"
 
 KEY = "sk-benchmark"
@@ -193,9 +194,10 @@ class Server:
 
     def _await_answer(self, port: int, process: subprocess.Popen[bytes], folder: Path) -> None:
         body = workload.body(1_000, model=self.models[0])
+        deadline = time.monotonic() + PATIENCE
         while post(port, self.path, body) != 200:
-            if process.poll() is not None:
-                raise SystemExit(f"{self.name} ended:\n{(folder / 'log').read_text()[-2000:]}")
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{self.name} gives no answer:\n{(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.005)
 
 
@@ -267,6 +269,7 @@ def peers(upstream_port: int) -> list[Server]:
         version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         command = [str(litellm / "litellm"), "--config", "litellm.yaml", "--port", "PORT", "--host", "127.0.0.1"]
         env |= {"LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        env |= {"LITELLM_USE_CHAT_COMPLETIONS_URL_FOR_ANTHROPIC_MESSAGES": "true"}  # as the other peer does
         env |= {"LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": KEY}
         found.append(_LiteLlm("LiteLLM", command, env, models=("json", "sse"), version=version))
     return found
@@ -787,6 +790,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="BODY", help="only loads with this in their names, such as 740")
     parser.add_argument("--without-peers", action="store_true", help="do not measure the peers")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that all that was started is ended
     if options.peers:
         install_peers()
     rounds = options.rounds or (1 if options.quick else 3)
