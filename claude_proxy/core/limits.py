@@ -12,6 +12,9 @@ from dataclasses import replace
 from claude_proxy.core import tokens
 from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse
 
+# Content that is estimated at less than this share of the reply's tokens is not all that the reply held.
+_LEAST_SHARE_OF_WHOLE = 0.6
+
 
 def stop_at(content: Iterable[ContentBlock], sequences: Sequence[str]) -> tuple[tuple[ContentBlock, ...], str | None]:
     """The content before the first stop sequence, and which it was; all of it and None where there is none.
@@ -37,12 +40,15 @@ def cut_to(
     Args:
         content: of a reply; with calls in it nothing is cut, since they have been paid for and are wanted.
         max_tokens: the client's limit.
-        output_tokens: what the whole content costs, by the vendor's count.
+        output_tokens: what the reply cost, by the vendor's count; it may have held more than the content.
     """
     if output_tokens <= max_tokens or any(isinstance(block, ToolUse) for block in content):
         return tuple(content), False
-    share = max_tokens / output_tokens
-    left = max(1, round(sum(_cost(_text(block)) for block in content) * share))
+    estimated = sum(_cost(_text(block)) for block in content)
+    is_whole = estimated >= _LEAST_SHARE_OF_WHOLE * output_tokens
+    if content and not is_whole and estimated <= max_tokens:
+        return tuple(content), False
+    left = max(1, round(max_tokens * estimated / output_tokens)) if is_whole else max_tokens
     kept: list[ContentBlock] = []
     for block in content:
         text = _text(block)

@@ -124,9 +124,9 @@ class App:
         Raises:
             SettingsError, OSError: they cannot be used; then nothing has changed.
         """
+        self._settings = settings  # first: who is let in must be right for the token that is spent
         self._exchange.adopt(settings)
         self._journal.set_level(settings.log_level)
-        self._settings = settings
 
     def refuse(self, error: ProxyError, response: ResponseWriter) -> None:
         """Answer what could not be read as a request."""
@@ -295,6 +295,9 @@ class App:
         token = self._credential(visit)
         self._journal.begin(visit.record)
         call = replace(self._prepare(visit), traceparent=visit.traceparent)
+        if visit.settings is not self._settings:  # they were read again meanwhile, and other tokens may count now
+            visit.settings = self._settings
+            token = self._credential(visit)
         visit.record.model = _listed(call.request.model, visit.settings)
         visit.record.alias = UNMAPPED if call.choice.is_client_text else call.choice.label
         visit.record.stream = call.request.stream

@@ -144,6 +144,7 @@ class Asking:
             and limits.stop_at(read.content, self._request.stop_sequences)[1] is None
         ):
             seam = followup.cut_back(self._text)
+            tokens_so_far = self._reply_tokens
             try:
                 more = self._ask(followup.ask_on(prompt, seam, armoured=self._armoured))
             except ProxyError as error:
@@ -151,10 +152,12 @@ class Asking:
                 break  # what is whole is worth more than an error
             joined = followup.join(seam, more)
             if joined is None:
+                self._reply_tokens = tokens_so_far
                 break
             self.continuations += 1
             if len(joined) <= len(self._text):
                 # Nothing was missing: the limit was reached with the last word. So a call that ends there is whole.
+                self._reply_tokens = tokens_so_far
                 return self._read(self._text)
             read = self._read(joined)
         return read
@@ -164,14 +167,18 @@ class Asking:
         if not read.defect:
             return read
         first_tokens, self._reply_tokens = self._reply_tokens, 0
-        try:
-            text = self._ask(followup.ask_again(prompt, self._text, read.defect, armoured=self._armoured))
-            self.repairs += 1
-            again = self._read(text)
-        except ProxyError as error:
-            self.failure = type(error).__name__
-            again = read
         said_nothing = all(isinstance(block, Thinking) for block in read.content)
+        demand = followup.ask_again(prompt, self._text, read.defect, armoured=self._armoured)
+        try:
+            text = self._ask(demand)
+        except ProxyError as error:
+            if said_nothing or self._request.output_schema is not None:
+                raise  # there is nothing to fall back on
+            self.failure = type(error).__name__
+            self._reply_tokens = first_tokens
+            return read
+        self.repairs += 1
+        again = self._continue(demand, self._read(text))
         if again.calls or ((self._request.output_schema is not None or said_nothing) and not again.defect):
             return again
         self._reply_tokens = first_tokens
@@ -184,11 +191,19 @@ class Asking:
         content, sequence = limits.stop_at(read.content, self._request.stop_sequences)
         if sequence is not None:
             return replace(read, content=content, stop_reason="stop_sequence", stop_sequence=sequence)
-        content, was_cut = limits.cut_to(content, self._wanted, self._reply_tokens)
+        content, was_cut = self._shorten(content)
         reason: StopReason = "max_tokens" if was_cut else read.stop_reason
         if reason == "max_tokens" and self._window_full and not was_cut:
             reason = "model_context_window_exceeded"
         return replace(read, content=content, stop_reason=reason)
+
+    def _shorten(self, content: tuple[ContentBlock, ...]) -> tuple[tuple[ContentBlock, ...], bool]:
+        """Cut to the client's `max_tokens`, but neither a document in two nor an answer for the sake of thinking."""
+        if self._request.output_schema is not None:
+            return content, False
+        if not self._request.thinking and any(isinstance(block, Text) for block in content):
+            content = tuple(block for block in content if not isinstance(block, Thinking))
+        return limits.cut_to(content, self._wanted, self._reply_tokens)
 
 
 def _spaced(prefill: str, said: str, content: tuple[ContentBlock, ...]) -> tuple[ContentBlock, ...]:

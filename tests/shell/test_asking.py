@@ -207,10 +207,45 @@ def test_thinking_stands_before_a_document() -> None:
     assert text == Text('{"n": 1}')
 
 
-@pytest.mark.parametrize(
-    "second", ["Still not.", '<output>{"n": 0.5}</output>', UpstreamTimeout("x")], ids=["words", "wrong", "failed"]
-)
-def test_an_invalid_document_is_never_returned(second: str | ProxyError) -> None:
+@pytest.mark.parametrize("fields", [DOCUMENT, {}], ids=["no document", "no answer"])
+def test_where_there_is_nothing_to_fall_back_on_the_second_failure_is_told(fields: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamTimeout):
+        Model("I cannot." if fields else "", UpstreamTimeout("x")).ask(**fields)
+
+
+def test_a_repaired_reply_that_is_cut_off_is_continued() -> None:
+    line = "x" * 70
+    model = Model(
+        "I cannot.",
+        (f'<output>\n{{"n":\n"{line}"', 10, 8_192),
+        f'<continuation>\n"{line}"}}\n</output>\n</continuation>',
+    )
+    schema = {"type": "object", "properties": {"n": {"type": "string"}}}
+    output = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    read, asking = model.ask(**output, max_tokens=20_000)
+    assert asking.continuations == 1
+    assert [line in block.text for block in read.content if isinstance(block, Text)] == [True]
+
+
+def test_a_short_document_is_whole_whatever_was_said_before_it() -> None:
+    read, _ = Model(("Well. " * 20 + '<output>{"n": 1}</output>', 10, 120)).ask(**DOCUMENT, max_tokens=50)
+    assert ended(read) == ((Text('{"n": 1}'),), "end_turn", None)
+
+
+def test_thinking_that_nobody_wants_does_not_use_up_the_limit() -> None:
+    reply = f"<think>{'I wonder. ' * 200}</think>\nThe answer is 4."
+    read, _ = Model((reply, 10, 600)).ask(max_tokens=100)
+    assert ended(read) == ((Text("The answer is 4."),), "end_turn", None)
+
+
+def test_what_was_made_up_behind_the_answer_does_not_use_up_the_limit() -> None:
+    reply = "The answer is four.\n\nHuman: thanks\n\nAssistant: " + "And so on. " * 120
+    read, _ = Model((reply, 10, 420)).ask(max_tokens=100, tools=[WRITE])
+    assert ended(read) == ((Text("The answer is four."),), "end_turn", None)
+
+
+@pytest.mark.parametrize("second", ["Still not.", '<output>{"n": 0.5}</output>'], ids=["words", "wrong"])
+def test_an_invalid_document_is_never_returned(second: str) -> None:
     with pytest.raises(InvalidDocument) as caught:
         Model("I cannot.", second).ask(**DOCUMENT)
     assert (caught.value.status, caught.value.type) == (500, "api_error")
