@@ -332,8 +332,7 @@ def _listen(configured: Settings, journal: Journal) -> ProxyServer | None:
     """A server for these settings; None, and a message, where its address cannot be listened on."""
     forbid_core_dumps()
     configured = _fit_to_open_files(configured, journal)
-    upstream = Upstream.from_settings(configured)
-    app = App(configured, Exchange(configured, upstream), journal)
+    app = App(Exchange(configured, Upstream.from_settings(configured)), journal)
     threading.stack_size(_STACK)
     try:
         server = ProxyServer(configured, app)

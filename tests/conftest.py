@@ -364,7 +364,7 @@ def proxy(start_proxy: StartProxy) -> Proxy:
 def running_proxy(settings: Settings) -> Iterator[Proxy]:
     out = io.StringIO()
     exchange = Exchange(settings, Upstream.from_settings(settings))
-    app = App(settings, exchange, Journal(settings.log_level, settings.log_format, out))
+    app = App(exchange, Journal(settings.log_level, settings.log_format, out))
     with running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
     exchange.close()

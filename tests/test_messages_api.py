@@ -697,7 +697,7 @@ def test_each_version_of_the_table_has_rules_of_its_own(version: str) -> None:
 
 def test_the_paths_that_are_honoured_are_the_routes() -> None:
     nothing: Any = None
-    routes = {route.replace("{id}", "{model_id}") for route in app.App(nothing, nothing, nothing)._routes}
+    routes = {route.replace("{id}", "{model_id}") for route in app.App(nothing, nothing)._routes}
 
     assert routes == {row.name for row in rows("Endpoints").values() if row.treatment == "honoured"}
     assert set(app._ABSENT) <= {row.name for row in rows("Endpoints").values() if row.treatment == "refused"}

@@ -29,7 +29,7 @@ from claude_proxy.errors import (
 )
 from claude_proxy.settings import Settings
 from claude_proxy.shell import clients, metrics, status_page
-from claude_proxy.shell.exchange import Call, Exchange, Outcome, new_id
+from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_id
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
 from claude_proxy.shell.server import HttpRequest, ResponseWriter
@@ -46,15 +46,12 @@ _MOST_WATCHERS = 20  # of the status page; each is a thread
 
 
 class Visit:
-    """One request on its way: what came, where the response goes, and what the journal will say.
+    """One request on its way: what came, what it goes by, where the response goes, what the journal will say."""
 
-    It goes by the settings with which it began.
-    """
-
-    def __init__(self, request: HttpRequest, response: ResponseWriter, settings: Settings) -> None:
+    def __init__(self, request: HttpRequest, response: ResponseWriter, standing: Standing) -> None:
         self.request = request
         self.response = response
-        self.settings = settings
+        self.standing = standing
         self.traceparent, trace_id = _trace(request.headers)
         self.record = Record(
             new_id("req"),
@@ -63,6 +60,11 @@ class Visit:
             trace_id=trace_id,
         )
         self._began = time.monotonic()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings with which it began."""
+        return self.standing.settings
 
     @property
     def seconds(self) -> float:
@@ -96,8 +98,7 @@ Handler: TypeAlias = Callable[[Visit], None]
 class App:
     """The application: the Messages API in front of one REDCap."""
 
-    def __init__(self, settings: Settings, exchange: Exchange, journal: Journal) -> None:
-        self._settings = settings
+    def __init__(self, exchange: Exchange, journal: Journal) -> None:
         self._exchange = exchange
         self._journal = journal
         self._watchers = threading.Semaphore(_MOST_WATCHERS)
@@ -115,7 +116,7 @@ class App:
 
     def __call__(self, request: HttpRequest, response: ResponseWriter) -> None:
         """Answer a request."""
-        visit = Visit(request, response, self._settings)
+        visit = Visit(request, response, self._exchange.standing)
         self._answer(visit, self._dispatch)
 
     def adopt(self, settings: Settings) -> None:
@@ -124,7 +125,6 @@ class App:
         Raises:
             SettingsError, OSError: they cannot be used; then nothing has changed.
         """
-        self._settings = settings  # first: who is let in must be right for the token that is spent
         self._exchange.adopt(settings)
         self._journal.set_level(settings.log_level)
 
@@ -134,7 +134,7 @@ class App:
         def fail(_: Visit) -> NoReturn:
             raise error
 
-        self._answer(Visit(HttpRequest("-", "-", {}), response, self._settings), fail)
+        self._answer(Visit(HttpRequest("-", "-", {}), response, self._exchange.standing), fail)
 
     def report(self, failure: BaseException) -> None:
         """Log the kind and the place of an unexpected failure; its words may hold content."""
@@ -286,7 +286,7 @@ class App:
         rules = choose_rules(visit.request.headers, strict=visit.settings.validation == "strict")
         request = parse_request(visit.request.body, rules, count_only=count_only)
         visit.request.body = b""  # what is large is not held while the model thinks
-        call = self._exchange.prepare(request)
+        call = self._exchange.prepare(request, visit.standing)
         visit.record.ignored = call.request.ignored or None
         visit.record.mended = call.request.mended or None
         return call
@@ -295,9 +295,6 @@ class App:
         token = self._credential(visit)
         self._journal.begin(visit.record)
         call = replace(self._prepare(visit), traceparent=visit.traceparent)
-        if visit.settings is not self._settings:  # they were read again meanwhile, and other tokens may count now
-            visit.settings = self._settings
-            token = self._credential(visit)
         visit.record.model = _listed(call.request.model, visit.settings)
         visit.record.alias = UNMAPPED if call.choice.is_client_text else call.choice.label
         visit.record.stream = call.request.stream

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from claude_proxy.configuration import DEFAULT_SERVER
 from claude_proxy.core import models, prompt, securechat, slips, tokens
@@ -26,9 +26,9 @@ from claude_proxy.shell.asking import Asking, answer_nothing
 from claude_proxy.shell.turns import Turns
 from claude_proxy.shell.upstream import Upstream, Waiter
 
+T = TypeVar("T")
 _Way: TypeAlias = tuple[Hashable, ...]
 Stage: TypeAlias = Literal["waiting for a turn", "asking", "asking again"]
-
 
 _MOST_ALIASES = 1000  # of which something is remembered; a server has some thirty
 
@@ -36,6 +36,18 @@ _MOST_ALIASES = 1000  # of which something is remembered; a server has some thir
 def new_id(prefix: str) -> str:
     """An id that is unique for ever: `msg_…`, `toolu_…`, `req_…`."""
     return f"{prefix}_{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Settings, and the ways to the servers that they name.
+
+    A request goes by one of these from its beginning to its end: who is let in and whose token is spent must not come
+    from different settings.
+    """
+
+    settings: Settings
+    ways: Mapping[_Way, Upstream]
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,11 @@ class Outcome:
 
 
 class Exchange:
-    """Asks SecureChatAI, within a bound on calls at once, and remembers how its aliases fare."""
+    """Asks SecureChatAI, within a bound on calls at once, and remembers how its aliases fare.
+
+    Attributes:
+        standing: what a request that begins now goes by; it is changed as one.
+    """
 
     def __init__(self, settings: Settings, upstream: Upstream) -> None:
         """Begin, with the way to the default server.
@@ -93,7 +109,7 @@ class Exchange:
         Raises:
             SettingsError, OSError: there is no way to one of the others.
         """
-        self._standing = (settings, _find_ways(settings, {_way(settings): upstream}))  # changed as one
+        self.standing = Standing(settings, _find_ways(settings, {_way(settings): upstream}))
         self._turns = Turns(settings.max_calls, settings.max_waiting)
         self._health: dict[str, Health] = {}  # by label of the alias
         self._corrections: dict[str, Correction] = {}
@@ -106,23 +122,28 @@ class Exchange:
         Raises:
             SettingsError, OSError: there is no way to one of the servers; then nothing has changed.
         """
-        _, before = self._standing
+        before = self.standing.ways
         after = _find_ways(settings, before)
-        self._standing = (settings, after)
+        self.standing = Standing(settings, after)
         self._turns.allow(settings.max_calls, settings.max_waiting)
         for way in before.keys() - after.keys():
             before[way].close()
 
     def close(self) -> None:
         """Close the connections that are kept for the next call."""
-        for upstream in self._standing[1].values():
+        for upstream in self.standing.ways.values():
             upstream.close()
 
-    def prepare(self, request: Request) -> Call:
-        """Decide who is asked, and what; nothing is sent."""
-        configured, upstreams = self._standing
-        choice = models.choose_alias(request.model, *configured.model_rules)
-        settings = configured.at(choice.server)
+    def prepare(self, request: Request, standing: Standing | None = None) -> Call:
+        """Decide who is asked, and what; nothing is sent.
+
+        Args:
+            request: what the client wants.
+            standing: what the request has gone by so far; if left out, it begins now.
+        """
+        standing = standing or self.standing
+        choice = models.choose_alias(request.model, *standing.settings.model_rules)
+        settings = standing.settings.at(choice.server)
         armoured = settings.redcap_decodes_entities
         rendered = prompt.render(request, choice.alias, armoured=armoured, memo=self._memo)
         estimated = tokens.estimate(rendered.texts, choice.alias.tokenizer, self._memo)
@@ -132,7 +153,7 @@ class Exchange:
             request,
             choice,
             settings,
-            upstreams[_way(settings)],
+            standing.ways[_way(settings)],
             rendered,
             estimated,
             input_tokens=correction.apply(estimated) + media,
@@ -254,18 +275,22 @@ class Exchange:
         name = call.choice.label
         with self._lock:
             known = self._corrections.get(name, Correction())
-            if name in self._corrections or len(self._corrections) < _MOST_ALIASES:
-                self._corrections[name] = known.learn(call.estimated, answer.input_tokens)
+            _remember(self._corrections, name, known.learn(call.estimated, answer.input_tokens))
 
     def _note_health(self, choice: Choice, change: Callable[[Health], Health]) -> Health:
         """Remember how a call went. Of names that clients made up, only those that answer are kept."""
         name = choice.label
         with self._lock:
             health = change(self.health(name))
-            room = name in self._health or len(self._health) < _MOST_ALIASES
-            if room and (health.has_answered or not choice.is_client_text):
-                self._health[name] = health
+            if health.has_answered or not choice.is_client_text:
+                _remember(self._health, name, health)
             return health
+
+
+def _remember(known: dict[str, T], name: str, value: T) -> None:
+    """Remember something of an alias, within the bound on how many are known."""
+    if name in known or len(known) < _MOST_ALIASES:
+        known[name] = value
 
 
 def _way(settings: Settings) -> _Way:

@@ -55,10 +55,10 @@ from claude_proxy.shell import app, exchange
 prepare, call = exchange.Exchange.prepare, app.App.__call__
 
 
-def stumble(self, request):
+def stumble(self, request, *more):
     if "crash" in request.model:
         raise ValueError(request)
-    return prepare(self, request)
+    return prepare(self, request, *more)
 
 
 def fall(self, request, response):
@@ -562,9 +562,9 @@ def test_a_line_with_the_request_in_it_would_be_found_out(
     proxy = start_proxy(redcap_api_token=None)
     prepare = Exchange.prepare
 
-    def leaky(self: Exchange, asked: Request) -> Call:
+    def leaky(self: Exchange, asked: Request, *more: Any) -> Call:
         proxy.out.write(f"debug: {asked}\n")
-        return prepare(self, asked)
+        return prepare(self, asked, *more)
 
     monkeypatch.setattr(Exchange, "prepare", leaky)
     assert [place.partition(":")[0] for place in leaks(marked(marked_redcap, proxy))] == ["log"]

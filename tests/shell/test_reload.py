@@ -25,6 +25,7 @@ from conftest import (
 from claude_proxy.configuration import AliasFacts
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings import Secret, Server, Settings
+from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.reload import FIXED, Reloader
 
@@ -245,6 +246,36 @@ def test_settings_that_cannot_be_used_change_nothing(proxy: Proxy) -> None:
         adopt(proxy, http_proxy=Secret("socks5://x"), redcap_api_url="http://redcap.example.edu/api/")
     assert proxy.server.settings is before
     assert proxy.ask("GET", "/v1/models").status == 200
+
+
+def test_settings_that_cannot_be_used_let_nobody_else_in(proxy: Proxy) -> None:
+    with pytest.raises(SettingsError):
+        adopt(
+            proxy,
+            http_proxy=Secret("socks5://x"),
+            redcap_api_url="http://redcap.example.edu/api/",
+            redcap_api_token=Secret(COLLEAGUES_TOKEN),
+        )
+    assert proxy.ask("GET", "/v1/models").status == 200
+    assert proxy.ask("GET", "/v1/models", headers={"x-api-key": COLLEAGUES_TOKEN}).status == 401
+
+
+def test_whoever_was_let_in_spends_the_token_that_let_them_in(
+    redcap: Redcap, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check of the credential and the call the settings may be read again, with a token of their own."""
+    proxy = start_proxy(redcap_api_token=None)
+    prepare = Exchange.prepare
+
+    def late(self: Exchange, *arguments: Any) -> Any:
+        adopt(proxy, redcap_api_token=Secret(COLLEAGUES_TOKEN))
+        return prepare(self, *arguments)
+
+    monkeypatch.setattr(Exchange, "prepare", late)
+    redcap.queue("Yes.")
+    assert ask(proxy).status == 200
+    assert redcap.requests[-1].fields["token"] == TOKEN
+    assert ask(proxy).status == 401
 
 
 # --- several servers --------------------------------------------------------------------------------------------------
