@@ -276,11 +276,16 @@ def _patience(text: str) -> float:
     return seconds
 
 
+def _folder() -> Path:
+    """Where the settings of commands lie that are started on purpose where they are started."""
+    return settings.working_folder(os.environ, Path.cwd())
+
+
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 
 def _serve(options: argparse.Namespace) -> int:
-    folder, given = settings.working_folder(os.environ, Path.cwd()), _given(options)
+    folder, given = _folder(), _given(options)
 
     def load() -> Settings:
         return settings.load(os.environ, folder, given)
@@ -479,7 +484,7 @@ def _init(options: argparse.Namespace) -> int:
         show=lambda finding: say(doctor.line(finding, colour=colour)),
     )
     try:
-        first_steps.begin(console, os.environ, settings.working_folder(os.environ, Path.cwd()), options.url)
+        first_steps.begin(console, os.environ, _folder(), options.url)
     except KeyboardInterrupt:
         say("\nclaude-proxy: stopped. Nothing was written.")
         raise
@@ -492,7 +497,7 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = []
     for finding in doctor.examine(
         os.environ,
-        settings.working_folder(os.environ, Path.cwd()),
+        _folder(),
         _given(options),
         offline=options.offline,
         patience=options.timeout,
@@ -506,7 +511,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    configured = settings.load(os.environ, settings.working_folder(os.environ, Path.cwd()), _given(options))
+    configured = settings.load(os.environ, _folder(), _given(options))
 
     def choose(name: str) -> Choice:
         return choose_alias(name, *configured.model_rules)

@@ -288,7 +288,7 @@ def _token(text: str) -> Secret:
 
 def _digests(text: str) -> frozenset[str]:
     """The digests in a file: one a line, in hexadecimal; what follows it is a remark."""
-    lines = [line.split("#")[0].split() for line in _read_text(Path(text)).splitlines()]
+    lines = [line.split("#")[0].split() for line in _read_file(Path(text), "a file that can be read").splitlines()]
     digests = [words[0].lower() for words in lines if words]
     for number, words in enumerate(lines, start=1):
         if words and not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
@@ -296,14 +296,6 @@ def _digests(text: str) -> frozenset[str]:
     if not digests:
         raise ValueError("the file lists nobody, so nobody could use the proxy")
     return frozenset(digests)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ValueError(f"it must be a file that can be read ({reason})") from None
 
 
 def _host(text: str) -> str:
@@ -395,7 +387,11 @@ def _choice(*words: str) -> Callable[[str], str]:
 
 def _model_map(text: str) -> Mapping[str, str]:
     """JSON text, or the path of a JSON or TOML file: an object that maps names or patterns to aliases."""
-    source = text if text.lstrip().startswith("{") else _read_file(Path(text))
+    source = (
+        text
+        if text.lstrip().startswith("{")
+        else _read_file(Path(text), "JSON that starts with {, or a file that can be read")
+    )
     try:
         table = tomllib.loads(source) if text.endswith(".toml") else json.loads(source)
     except RecursionError:
@@ -415,12 +411,13 @@ def _aliases(text: str) -> Mapping[str, bool]:
     return {word.lstrip("!"): not word.startswith("!") for word in sorted(words, key=lambda word: word[0] != "!")}
 
 
-def _read_file(path: Path) -> str:
+def _read_file(path: Path, rule: str) -> str:
+    """The text of a file that a setting names; `rule` is what the setting must be."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ValueError(f"it must be JSON that starts with {{, or a file that can be read ({reason})") from None
+        raise ValueError(f"it must be {rule} ({reason})") from None
 
 
 TABLE: tuple[Setting, ...] = (

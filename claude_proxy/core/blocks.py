@@ -129,8 +129,7 @@ def _refuse_source(source: Node, kind: str, expected: str) -> None:
 def _document(block: Node) -> Iterator[Document]:
     block.allow("type", "source", "title", "context", "citations", "cache_control")
     source = block.require("source")
-    title = title_field.string() if (title_field := block.get("title")) else ""
-    context = context_field.string() if (context_field := block.get("context")) else ""
+    title, context = block.text("title"), block.text("context")
     match source.require("type").string():
         case "text":
             yield Document(title, context, (Text(source.require("data").string()),))
@@ -168,11 +167,10 @@ def _tool_result(block: Node) -> Iterator[ToolResult]:
     block.allow("type", "tool_use_id", "content", "is_error", "cache_control", "toolset_name")
     field = block.get("content")
     content: list[Block] = read_content(field, "result") if field else []
-    is_error = block.get("is_error")
     yield ToolResult(
         tool_use_id=block.require("tool_use_id").string(),
         content=cast("tuple[Text | Image | Document | ToolReference, ...]", tuple(content)),
-        is_error=bool(is_error and is_error.boolean()),
+        is_error=block.flag("is_error"),
     )
 
 

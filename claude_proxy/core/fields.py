@@ -107,6 +107,16 @@ class Node:
             if value is not None:
                 yield key, self._child(key, value)
 
+    def flag(self, key: str) -> bool:
+        """An optional boolean field; False where it is absent."""
+        field = self.get(key)
+        return field is not None and field.boolean()
+
+    def text(self, key: str) -> str:
+        """An optional string field; empty where it is absent."""
+        field = self.get(key)
+        return field.string() if field else ""
+
     # --- types --------------------------------------------------------------------------------------------------------
 
     def object(self) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from claude_proxy.core import tokens
 from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse
 
+_WEIGHTS = tokens.weights("openai")
 # Content that is estimated at less than this share of the reply's tokens is not all that the reply held.
 _LEAST_SHARE_OF_WHOLE = 0.6
 
@@ -74,7 +75,7 @@ def _text(block: ContentBlock) -> str:
 
 def _cost(text: str) -> int:
     """The tokens of a text alone, without those for its role."""
-    return tokens.estimate([text]) - tokens.estimate([""])
+    return tokens.weigh(tokens.count(text), _WEIGHTS)
 
 
 def _fitting(text: str, limit: int) -> int:

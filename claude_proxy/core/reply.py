@@ -159,14 +159,14 @@ def _tool_use(call: Call, tools: Mapping[str, Tool], tool_use_id: str, *, decode
 
 # --- thinking ---------------------------------------------------------------------------------------------------------
 
+_THOUGHT = r"(?:think(?:ing)?|thought|reasoning)"
 # Thinking in tags, wherever it stands.
-_OPENING_THOUGHT = re.compile(r"<\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[THINK\]", re.IGNORECASE)
-_CLOSING_THOUGHT = re.compile(r"</\s?(?:\w{1,20}:)?(?:think(?:ing)?|thought|reasoning)\s?>|\[/THINK\]", re.IGNORECASE)
-# The first tag of a reply whose opening tag stood in the prompt: then all before it is thinking. It ends a line, or the
-# answer follows at once; where anything else follows, the tag is only mentioned.
+_OPENING_THOUGHT = re.compile(rf"<\s?(?:\w{{1,20}}:)?{_THOUGHT}\s?>|\[THINK\]", re.IGNORECASE)
+_CLOSING_THOUGHT = re.compile(rf"</\s?(?:\w{{1,20}}:)?{_THOUGHT}\s?>|\[/THINK\]", re.IGNORECASE)
+# The first tag of a reply whose opening tag stood in the prompt: then all before it is thinking. It begins a line or
+# ends one, or the answer follows at once; anywhere else the tag is only mentioned.
 _LONE_CLOSING_THOUGHT = re.compile(
-    r"^</(?:think(?:ing)?|thought|reasoning)>|</(?:think(?:ing)?|thought|reasoning)>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{\[])",
-    re.IGNORECASE | re.MULTILINE,
+    rf"^</{_THOUGHT}>|</{_THOUGHT}>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{{\[])", re.IGNORECASE | re.MULTILINE
 )
 # gpt-oss speaks in channels: `analysis` is thinking, what is said in the others is for the user.
 _ANALYSIS = re.compile(

@@ -108,7 +108,7 @@ def parse_request(body: bytes, rules: Rules = Rules(), *, count_only: bool = Fal
         withdrawn=conversation.withdrawn,
         stop_sequences=_stop_sequences(top.get("stop_sequences")),
         output_schema=_output_schema(top),
-        stream=bool((stream := top.get("stream")) and stream.boolean()),
+        stream=top.flag("stream"),
         temperature=_sampling(top.get("temperature")),
         top_p=_sampling(top.get("top_p")),
         extras=_extras(top),

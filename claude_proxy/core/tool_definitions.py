@@ -48,6 +48,14 @@ _RANGE = {
     "items": {"type": "integer"},
     "description": "First and last line, from 1; -1 for the last line stands for the end of the file.",
 }
+_EDITING: dict[str, dict[str, Any]] = {
+    "view_range": _RANGE,
+    "file_text": _STRING,
+    "old_str": _STRING,
+    "new_str": _STRING,
+    "insert_line": _LINE,
+    "insert_text": _STRING,
+}
 
 _BASH = _ClientTool(
     "bash",
@@ -70,12 +78,7 @@ def _editor(name: str, *more_commands: str) -> _ClientTool:
             ["command", "path"],
             command={"type": "string", "enum": commands},
             path={"type": "string", "description": "Absolute path of a file or folder."},
-            view_range=_RANGE,
-            file_text=_STRING,
-            old_str=_STRING,
-            new_str=_STRING,
-            insert_line=_LINE,
-            insert_text=_STRING,
+            **_EDITING,
         ),
     )
 
@@ -89,12 +92,7 @@ _MEMORY = _ClientTool(
         ["command"],
         command={"type": "string", "enum": ["view", "create", "str_replace", "insert", "delete", "rename"]},
         path={"type": "string", "description": "A path under /memories."},
-        view_range=_RANGE,
-        file_text=_STRING,
-        old_str=_STRING,
-        new_str=_STRING,
-        insert_line=_LINE,
-        insert_text=_STRING,
+        **_EDITING,
         old_path=_STRING,
         new_path=_STRING,
     ),
@@ -169,8 +167,8 @@ def _custom(item: Node) -> Tool:
     return Tool(
         name=_tool_name(item.require("name")),
         input_schema=schema.object(),
-        description=description.string() if (description := item.get("description")) else "",
-        defer_loading=bool((deferred := item.get("defer_loading")) and deferred.boolean()),
+        description=item.text("description"),
+        defer_loading=item.flag("defer_loading"),
         strict=_strict(item, schema),
         input_examples=_examples(item),
     )
@@ -178,8 +176,7 @@ def _custom(item: Node) -> Tool:
 
 def _strict(item: Node, schema: Node) -> bool:
     """Whether inputs are held against the schema; lenient rules let pass a schema that cannot be enforced."""
-    strict = item.get("strict")
-    if not strict or not strict.boolean():
+    if not item.flag("strict"):
         return False
     if reason := schema_fault(schema.object()):
         if item.rules.strict:
@@ -199,8 +196,8 @@ def _client_tool(item: Node, known: _ClientTool) -> Tool:
         name=known.name,
         input_schema=known.input_schema,
         description=known.description,
-        defer_loading=bool((deferred := item.get("defer_loading")) and deferred.boolean()),
-        strict=bool((strict := item.get("strict")) and strict.boolean()),
+        defer_loading=item.flag("defer_loading"),
+        strict=item.flag("strict"),
         input_examples=_examples(item),
     )
 
@@ -226,7 +223,6 @@ def read_tool_choice(field: Node | None, tools: tuple[Tool, ...]) -> ToolChoice:
         return ToolChoice()
     kind = field.require("type").one_of("auto", "any", "tool", "none")
     field.allow("type", *(("name",) if kind == "tool" else ()), "disable_parallel_tool_use")
-    single = field.get("disable_parallel_tool_use")
     name = field.require("name").string() if kind == "tool" else None
     if kind in {"any", "tool"} and not tools:
         field.fail("tools must be given to force a call")
@@ -235,5 +231,5 @@ def read_tool_choice(field: Node | None, tools: tuple[Tool, ...]) -> ToolChoice:
     return ToolChoice(
         type=cast('Literal["auto", "any", "tool", "none"]', kind),
         name=name,
-        disable_parallel_tool_use=bool(single and single.boolean()),
+        disable_parallel_tool_use=field.flag("disable_parallel_tool_use"),
     )
