@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeAlias
 
 import pytest
+import trustme
 
 from claude_proxy.settings import Secret, Settings
 from claude_proxy.shell.app import App
@@ -358,6 +359,20 @@ def start_proxy(redcap: Redcap) -> Iterator[StartProxy]:
 @pytest.fixture
 def proxy(start_proxy: StartProxy) -> Proxy:
     return start_proxy()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority that nobody else knows."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file with the authority's certificate, as an institution hands it out."""
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return str(path)
 
 
 @contextmanager

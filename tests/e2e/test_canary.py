@@ -71,6 +71,14 @@ exchange.Exchange.prepare, app.App.__call__ = stumble, fall
 '''
 
 
+def get(wire: Wire, path: str, headers: Mapping[str, str]) -> Response:
+    """Look at a page as a browser on this machine does."""
+    lines = {"host": "localhost", **headers}
+    head = "".join(f"{name}: {text}\r\n" for name, text in lines.items())
+    wire.send(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+    return wire.read_response()
+
+
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
@@ -132,11 +140,8 @@ class Process:
         return Wire(self.port)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Response:
-        lines = {"host": "localhost", **(headers or {})}
         with self.connect() as wire:
-            head = "".join(f"{name}: {text}\r\n" for name, text in lines.items())
-            wire.send(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
-            return wire.read_response()
+            return get(wire, path, headers or {})
 
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = BEARER, **options: Any
@@ -530,11 +535,8 @@ class _InProcess:
         return self.proxy.connect()
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Response:
-        lines = {"host": "localhost", **(headers or {})}
         with self.connect() as wire:
-            head = "".join(f"{name}: {text}\r\n" for name, text in lines.items())
-            wire.send(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
-            return wire.read_response()
+            return get(wire, path, headers or {})
 
 
 def test_a_proxy_that_does_not_leak_shows_nothing(marked_redcap: Redcap, start_proxy: StartProxy) -> None:

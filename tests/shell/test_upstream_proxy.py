@@ -155,18 +155,6 @@ def test_the_user_name_and_password_in_the_address(login: str, decoded: str) -> 
 # --- How --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left_over() -> Iterator[None]:
     with faults.nothing_left_over():

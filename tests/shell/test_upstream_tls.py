@@ -22,19 +22,6 @@ from claude_proxy.shell import tls
 from claude_proxy.shell.upstream import Upstream
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file with the authority's certificate, as an institution hands it out."""
-    path = tmp_path_factory.mktemp("tls") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return str(path)
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left_over() -> Iterator[None]:
     with faults.nothing_left_over():

@@ -38,11 +38,6 @@ def client() -> Iterator[Client]:
         yield mine, stack.enter_context(its)
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 # --- A client that goes -----------------------------------------------------------------------------------------------
 
 
