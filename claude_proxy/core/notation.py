@@ -129,11 +129,6 @@ class CallWriter:
         return self._allowed[name]
 
 
-def write_calls(calls: Sequence[Call], tools: Mapping[str, Tool]) -> str:
-    """Write calls as one block. Calls of tools that are not offered any more are written as if they took anything."""
-    return CallWriter(tools).write(calls)
-
-
 def _write_value(value: Any, allowed: frozenset[str] | None) -> str:
     if not isinstance(value, str):
         return to_json(value)

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from claude_proxy.core.content import Request, Tool
 from claude_proxy.core.fields import NEW_VERSION, Rules
 from claude_proxy.core.models import describe_alias
+from claude_proxy.core.notation import Call, CallWriter
 from claude_proxy.core.request import parse_request
 
 Json = dict[str, Any]
@@ -124,6 +125,11 @@ def tool_json(name: str, properties: Mapping[str, Any] | None = None, **more: An
 
 def by_name(*tools: Tool) -> dict[str, Tool]:
     return {each.name: each for each in tools}
+
+
+def write_calls(calls: Sequence[Call], tools: Mapping[str, Tool]) -> str:
+    """Calls as the proxy writes them."""
+    return CallWriter(tools).write(calls)
 
 
 def steps(work: Callable[[], Any]) -> int:

@@ -22,12 +22,13 @@ from core_samples import (
     tool_json,
     tools,
     user,
+    write_calls,
 )
 from hypothesis import given
 
 from claude_proxy.core.content import Tool, ToolUse
 from claude_proxy.core.instructions import describe_output, describe_tool, describe_tools, remind
-from claude_proxy.core.notation import Call, write_calls
+from claude_proxy.core.notation import Call
 from claude_proxy.core.reply import read_reply
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from core_samples import write_calls
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core import tokens
 from claude_proxy.core.content import Tool
 from claude_proxy.core.memo import Memo, digest
-from claude_proxy.core.notation import Call, CallWriter, write_calls
+from claude_proxy.core.notation import Call, CallWriter
 
 
 def never() -> str:

@@ -25,13 +25,14 @@ from core_samples import (
     tool,
     tools,
     valid_arguments,
+    write_calls,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.content import Tool, ToolUse
 from claude_proxy.core.entities import armour
-from claude_proxy.core.notation import Call, write_calls
+from claude_proxy.core.notation import Call
 from claude_proxy.core.reply import read_reply
 from claude_proxy.shell.simulator import process_reply
 

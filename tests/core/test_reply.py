@@ -20,12 +20,13 @@ from core_samples import (
     examples,
     steps,
     tool,
+    write_calls,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse
-from claude_proxy.core.notation import Call, write_calls
+from claude_proxy.core.notation import Call
 from claude_proxy.core.reply import SIGNATURE, Reply, read_reply
 
 OFFERED = by_name(WRITE, READ, BASH)

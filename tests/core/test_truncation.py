@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from core_samples import BASH, WRITE, by_name, counter
+from core_samples import BASH, WRITE, by_name, counter, write_calls
 
 from claude_proxy.core.content import ToolUse
-from claude_proxy.core.notation import Call, write_calls
+from claude_proxy.core.notation import Call
 from claude_proxy.core.reply import read_reply
 
 OFFERED = by_name(WRITE, BASH)
