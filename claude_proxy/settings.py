@@ -115,6 +115,7 @@ class Settings:
         max_headers: how many headers a request may have.
         max_body_mb: limit for a request's body, before and after it is unpacked, in MB of 1024 KB.
         max_bodies_mb: limit for all the bodies that are held at once.
+        cache_mb: how much of recent conversations is kept in memory, in millions of characters.
         head_timeout: limit for a client to send the head of a request.
         body_timeout: limit for a client to send a body; every 32 KB that come add a second.
         idle_timeout: how long a connection is kept without a request.
@@ -155,6 +156,7 @@ class Settings:
     max_headers: int = 100
     max_body_mb: int = 32
     max_bodies_mb: int = 256
+    cache_mb: int = 32
     head_timeout: float = 20.0
     body_timeout: float = 30.0
     idle_timeout: float = 120.0
@@ -553,6 +555,13 @@ TABLE: tuple[Setting, ...] = (
         "MB that the bodies of all running requests may have together; a request beyond is told to try again (529). "
         "At least MAX_BODY_MB.",
         _whole(1, 1_000_000),
+    ),
+    Setting(
+        "CACHE_MB",
+        "32",
+        "MB of recent conversations that are kept in memory, so that their next turns cost less, until they have been "
+        "idle for 5 minutes; 0 keeps nothing.",
+        _whole(0, 100_000),
     ),
     Setting("HEAD_TIMEOUT", "20", "Seconds a client has to send the head of a request.", _seconds(0.1, 600)),
     Setting(

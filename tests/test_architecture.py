@@ -49,6 +49,7 @@ PURE = frozenset(
             "itertools",
             "json",
             "keyword",
+            "marshal",
             "math",
             "operator",
             "re",

@@ -14,14 +14,13 @@ from typing import Any, NoReturn, cast
 from claude_proxy.core.blocks import read_content
 from claude_proxy.core.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
 from claude_proxy.core.fields import Node
+from claude_proxy.core.memo import Memo
 from claude_proxy.core.tool_definitions import read_tool
 from claude_proxy.errors import InvalidRequest
 
 PREFILL_REFUSED = (
     "This model does not support assistant message prefill. The conversation must end with a user message."
 )
-
-# Far less than Python can recurse, so that whatever is read can be checked, rendered and written.
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,14 @@ class Conversation:
     withdrawn: frozenset[str]
 
 
-def read_conversation(field: Node, tools: tuple[Tool, ...], model: str) -> Conversation:
+def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Memo) -> Conversation:
     """Read the messages.
 
     Args:
         field: `messages`.
         tools: the tools that the request offers from the beginning.
         model: the model's name, for the sentence that refuses a tool type.
+        memo: the messages that were read before.
 
     Raises:
         InvalidRequest: a message breaks the API's rules.
@@ -48,7 +48,7 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str) -> Conve
     entries = field.items()
     if not entries:
         field.fail("at least one message is required")
-    messages = [_message(entry) for entry in entries]
+    messages = [entry.recall(memo, "message", _message) for entry in entries]
     if field.rules.strict:
         _check_placement(entries, messages)
     added, withdrawn = _tool_changes(entries, tools, model)

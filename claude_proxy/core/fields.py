@@ -8,16 +8,23 @@ clients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, TypeVar, cast
 
+from claude_proxy.core.memo import Memo, fingerprint
 from claude_proxy.errors import InvalidRequest
+
+T = TypeVar("T")
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
 
 _MAX_CACHE_MARKS = 4
 _MAX_ITEMS = 100_000  # as many messages as the real API takes
+# Far less than Python can recurse, so that whatever is read can be checked, rendered and written.
+_MAX_DEPTH = 199  # of a field, a message or a tool
+
+TOO_DEEP = "The request body is not valid JSON: it is nested too deeply"
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,47 @@ class Node:
     def fail(self, message: str) -> NoReturn:
         """Refuse the value."""
         raise InvalidRequest(message, self.path or None)
+
+    def limit_depth(self) -> None:
+        """Refuse a value that is nested too deeply."""
+        level = [self.value]
+        for _ in range(_MAX_DEPTH):
+            level = [
+                inner
+                for outer in level
+                if isinstance(outer, dict | list)
+                for inner in (outer.values() if isinstance(outer, dict) else outer)
+            ]
+            if not level:
+                return
+        raise InvalidRequest(TOO_DEEP)
+
+    def recall(self, memo: Memo, what: str, read: Callable[[Node], T]) -> T:
+        """What was read from an equal value by the same rules, or else is read now.
+
+        By strict rules everything is read afresh: they count marks over the whole request.
+
+        Args:
+            memo: what was read before.
+            what: the kind of result.
+            read: reads the value, and depends on nothing else.
+        """
+        if self.rules.strict:
+            self.limit_depth()
+            return read(self)
+
+        def find() -> tuple[T, int]:
+            self.limit_depth()
+            own = Tally()
+            return read(replace(self, tally=own)), own.ignored
+
+        try:
+            size, mark = fingerprint(self.value)
+        except ValueError:
+            raise InvalidRequest(TOO_DEEP) from None
+        found, ignored = memo.content((what, mark, self.rules), find, size=size)
+        self.tally.ignored += ignored
+        return found
 
     # --- going down ---------------------------------------------------------------------------------------------------
 

@@ -62,22 +62,19 @@ _PLAIN_ANSWER = "What needs no tool is answered directly:\nThe capital of Italy 
 
 def _examples(tools: Sequence[Tool], memo: Memo | None) -> str:
     """Worked examples: a text of several lines, where a tool takes one, and two calls in one block."""
-    memo = Memo() if memo is None else memo
     writer = CallWriter({tool.name: tool for tool in tools}, memo)
-    chosen = memo.recall("examples", writer.offered, lambda: _choose_examples(tools))
-    blocks = [[_example(tools[index]) for index in indices] for indices in chosen]
-    written = [f"I'll do that now.\n{writer.write(block)}" for block in blocks]
+    written = [f"I'll do that now.\n{writer.write(calls)}" for calls in _choose_examples(tools)]
     if not written:
         return ""
     return "\n\nFor example (the values are made up):\n\n" + "\n\n".join([*written, _PLAIN_ANSWER])
 
 
-def _choose_examples(tools: Sequence[Tool]) -> tuple[tuple[int, ...], ...]:
-    """The tools that are called in each example, by their indices."""
-    calls = {index: call for index, tool in enumerate(tools) if (call := _example(tool)).arguments}
-    with_files = [index for index, call in calls.items() if _EXAMPLE_FILE in call.arguments.values()]
-    best = sorted(calls, key=lambda index: _example_rank(calls[index]))
-    return tuple(tuple(indices) for indices in (with_files[:1], best[:2]) if indices)
+def _choose_examples(tools: Sequence[Tool]) -> list[list[Call]]:
+    """The calls of each example."""
+    calls = [call for call in map(_example, tools) if call.arguments]
+    with_files = [call for call in calls if _EXAMPLE_FILE in call.arguments.values()]
+    best = sorted(calls, key=_example_rank)
+    return [chosen for chosen in (with_files[:1], best[:2]) if chosen]
 
 
 def _example(tool: Tool) -> Call:

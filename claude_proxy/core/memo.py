@@ -1,34 +1,61 @@
-"""What was found out about parts of a conversation, so that it need not be found out again a turn later.
+"""What was found out from parts of earlier requests, so that a turn costs little more than what is new in it.
 
-A client sends its whole conversation each turn, and little of it is new. What is dear to compute and small (how many
-tokens a text is, whether a call can be written plainly) is remembered by a digest of what it was computed from. No text
-is kept, here or anywhere else between two requests, so nothing has to be forgotten in time; only the number of entries
-is bounded. There are two generations: when the young one is full it becomes the old one, and the former old one is
-dropped; what is asked for is young again.
+A client sends its whole conversation each turn, and most of it is as it was. Two kinds of results are remembered:
+
+- Verdicts: what is dear to find out and small, such as whether a call can be written plainly. They are kept by a digest
+  of what they were found from, without any text, until they have to make room.
+- Content: what a message was read as, what it is for the model, what it is on the wire. It is held for as long as the
+  conversation is active: whoever owns the memo calls `turn_over` now and then, and what has not been asked for between
+  two such calls is gone with the second.
+
+What depends on objects that are remembered, such as tools, is found by their identity: the same JSON is read as the
+same objects as long as it is remembered, and what was made of them is kept and dropped with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import marshal
+from collections.abc import Callable, Hashable
 from hashlib import sha256
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
-_MOST = 20_000  # entries of a generation; with some 200 bytes each, both together take 8 MB at most
+_MOST_VERDICTS = 20_000  # of a generation; with some 200 bytes each, both together take 8 MB at most
+_ROOM = 32_000_000  # characters of content
+_OBJECT = 500  # characters that stand for an object whose size is not known
 
 
 class Memo:
-    """Small results by the digest of what they were computed from. Threads may share one: at worst one is lost."""
+    """What is known from earlier requests. Threads may share one: at worst something is found out twice."""
 
-    def __init__(self, most: int = _MOST) -> None:
-        """Begin with nothing; `most` is the number of entries in each of two generations."""
-        self._most = most
-        self._young: dict[bytes, Any] = {}
-        self._old: dict[bytes, Any] = {}
+    def __init__(self, *, room: int = _ROOM, most_verdicts: int = _MOST_VERDICTS) -> None:
+        """Begin with nothing.
 
-    def recall(self, what: str, of: str, find: Callable[[], T]) -> T:
-        """A result that is known, or else found now.
+        Args:
+            room: characters of content that may be kept; 0 for none.
+            most_verdicts: how many verdicts are kept for certain; at most twice as many are.
+        """
+        self._verdicts = _Generations(most_verdicts)
+        self._content = _Generations(room // 2)
+
+    def allow(self, room: int) -> None:
+        """Change the room for content."""
+        self._content.most = room // 2
+        if not room:
+            self.forget_content()
+
+    def forget_content(self) -> None:
+        """Keep no content of what has been so far."""
+        self.turn_over()
+        self.turn_over()
+
+    def turn_over(self) -> None:
+        """Drop the content that has not been asked for since the last call."""
+        self._content.turn_over()
+
+    def verdict(self, what: str, of: str, find: Callable[[], T]) -> T:
+        """A small result that holds no content: the one that is known, or else found now.
 
         Args:
             what: which kind of result, and whatever else it depends on.
@@ -36,18 +63,30 @@ class Memo:
             find: computes it; never returns None.
         """
         key = digest(what, of)
-        known = self._young.get(key)
+        known = self._verdicts.get(key)
         if known is None:
-            known = self._old.get(key)
-            if known is None:
-                known = find()
-            if len(self._young) >= self._most:
-                self._young, self._old = {}, self._young
-            self._young[key] = known
+            known = find()
+            self._verdicts.put(key, known, 1)
         return cast("T", known)
 
+    def content(self, key: Hashable, find: Callable[[], T], *, size: int = 0, of: tuple[object, ...] = ()) -> T:
+        """A result that is, or whose key is, content: the one that is known, or else found now.
+
+        Args:
+            key: the kind of result, and all that it depends on besides `of`.
+            find: computes it; never returns None.
+            size: characters that the key holds, or that the result holds where it is no text.
+            of: objects that it depends on, by their identity.
+        """
+        key = (key, *map(id, of))
+        known = self._content.get(key)
+        if known is None:
+            known = (find(), of)  # held with the result, the objects are alive, so that no other can have their ids
+            self._content.put(key, known, size + _size(known[0]))
+        return cast("T", known[0])
+
     def __len__(self) -> int:
-        return len(self._young) + len(self._old)
+        return len(self._verdicts) + len(self._content)
 
 
 def digest(*texts: str) -> bytes:
@@ -57,3 +96,59 @@ def digest(*texts: str) -> bytes:
         made.update(text.encode(errors="surrogatepass"))
         made.update(b"\xff")  # occurs in no text
     return made.digest()
+
+
+def fingerprint(value: Any) -> tuple[int, bytes]:
+    """The size of a JSON value, and 32 bytes that stand for it.
+
+    `marshal` tells 1 from 1.0 and from true, which `==` does not, and takes a tenth of the time that `json` does.
+    """
+    written = marshal.dumps(value, _MARSHAL_BY_VALUE)
+    return len(written), sha256(written).digest()
+
+
+_MARSHAL_BY_VALUE = 2  # later versions of the format write differently what is referred to twice
+
+
+def _size(result: Any) -> int:
+    if isinstance(result, str):
+        return len(result)
+    return sum(map(_size, result)) if isinstance(result, tuple) else _OBJECT
+
+
+class _Generations:
+    """A dictionary that forgets what has not been asked for of late, and of which there is only so much.
+
+    There are two generations. When the young one is full, or old enough, it becomes the old one, and the former old one
+    is dropped; what is asked for is young again.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Begin with nothing; `most` is the weight of a generation."""
+        self.most = most
+        self._young: dict[Hashable, tuple[Any, int]] = {}
+        self._old: dict[Hashable, tuple[Any, int]] = {}
+        self._weight = 0  # of the young ones
+
+    def get(self, key: Hashable) -> Any:
+        entry = self._young.get(key)
+        if entry is None:
+            entry = self._old.pop(key, None)
+            if entry is None:
+                return None
+            self.put(key, *entry)
+        return entry[0]
+
+    def put(self, key: Hashable, value: Any, weight: int) -> None:
+        if weight > self.most:
+            return
+        if self._weight + weight > self.most:
+            self.turn_over()
+        self._young[key] = (value, weight)
+        self._weight += weight
+
+    def turn_over(self) -> None:
+        self._young, self._old, self._weight = {}, self._young, 0
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)

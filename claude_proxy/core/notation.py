@@ -81,7 +81,7 @@ class CallWriter:
     def write(self, calls: Sequence[Call]) -> str:
         """Write calls as one block."""
         meant = to_json([[call.name, call.arguments] for call in calls])
-        encoded = self._memo.recall(f"calls of {self.offered}", meant, lambda: self._which_encoded(calls))
+        encoded = self._memo.verdict(f"calls of {self.offered}", meant, lambda: self._which_encoded(calls))
         return self._block(calls, encoded)
 
     def _which_encoded(self, calls: Sequence[Call]) -> tuple[bool, ...]:

@@ -11,7 +11,7 @@ out, so that the model does not imagine it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -65,14 +65,19 @@ class Turn:
 
 def turn(role: Side, *parts: Part) -> Turn:
     """A turn; texts that follow each other are joined."""
+    return Turn(role, _merged(parts))
+
+
+def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The same parts, with the texts joined that follow each other."""
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) == len(parts):
-        return Turn(role, ("".join(texts),) if texts else ())
-    joined: list[Part] = []
+        return ("".join(texts),) if texts else ()
+    merged: list[Part] = []
     for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
         stretch = list(run)
-        joined += ["".join(map(str, stretch))] if is_text else stretch
-    return Turn(role, tuple(joined))
+        merged += ["".join(map(str, stretch))] if is_text else stretch
+    return tuple(merged)
 
 
 @dataclass(frozen=True)
@@ -135,16 +140,17 @@ def render(request: Request, alias: Alias, *, armoured: bool, memo: Memo | None 
     Raises:
         InvalidRequest: a tool's schema or a call's input is nested too deeply, or an image cannot be passed on.
     """
-    protect = entities.armour if armoured else _unchanged
+    memo = Memo() if memo is None else memo
     try:
-        turns = [_protected(each, protect) for each in _turns(request, alias, memo)]
-        return Prompt(_system(request, protect, memo, armoured=armoured), tuple(turns))
+        turns = _turns(request, _Renderer(request.tools, alias, memo, armoured=armoured))
+        return Prompt(_system(request, memo, armoured=armoured), tuple(turns))
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
 
 
-def _protected(each: Turn, protect: Callable[[str], str]) -> Turn:
-    return Turn(each.role, tuple(protect(part) if isinstance(part, str) else part for part in each.parts))
+def _protection(*, armoured: bool) -> Callable[[str], str]:
+    """What is done to each text; texts that are joined later have line ends between them, which no entity holds."""
+    return entities.armour if armoured else _unchanged
 
 
 def _unchanged(text: str) -> str:
@@ -154,13 +160,16 @@ def _unchanged(text: str) -> str:
 # --- the system text --------------------------------------------------------------------------------------------------
 
 
-def _system(request: Request, protect: Callable[[str], str], memo: Memo | None, *, armoured: bool) -> str:
+def _system(request: Request, memo: Memo, *, armoured: bool) -> str:
+    protect = _protection(armoured=armoured)
     texts = [_without_billing_header(text) for text in request.system]
     parts = [protect(text) for text in texts if text.strip()]
     parts.append(_CHANNEL_NOTE if armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES)
     if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
-        shown = [tool for tool in request.tools if not tool.defer_loading]
-        parts.append(protect(instructions.describe_tools(shown, memo)))
+        shown = tuple(tool for tool in request.tools if not tool.defer_loading)
+        parts.append(
+            memo.content(("catalogue", armoured), lambda: protect(instructions.describe_tools(shown, memo)), of=shown)
+        )
     if request.output_schema is not None:
         parts.append(protect(instructions.describe_output(request.output_schema)))
     return "\n\n".join(parts)
@@ -173,9 +182,8 @@ def _without_billing_header(text: str) -> str:
 # --- the conversation -------------------------------------------------------------------------------------------------
 
 
-def _turns(request: Request, alias: Alias, memo: Memo | None) -> list[Turn]:
+def _turns(request: Request, renderer: _Renderer) -> list[Turn]:
     """The rendered turns: `system` messages join the user's, consecutive ones of a side become one."""
-    renderer = _Renderer(request.tools, alias, memo)
     sides: list[tuple[Side, list[Part]]] = []
     for message in request.messages:
         if parts := renderer.render(message):
@@ -183,37 +191,57 @@ def _turns(request: Request, alias: Alias, memo: Memo | None) -> list[Turn]:
     if not sides or sides[0][0] == "assistant":
         sides.insert(0, ("user", [_OPENING]))
     if request.prefill:
-        _say(sides, "assistant", [request.prefill.rstrip()])
+        _say(sides, "assistant", [renderer.protect(request.prefill.rstrip())])
     if reminder := instructions.remind(request):
-        _say(sides, "user", [reminder])
+        _say(sides, "user", [renderer.protect(reminder)])
     elif sides[-1][0] == "assistant":
         _say(sides, "user", [_CLOSING])
     return [turn(side, *parts) for side, parts in sides]
 
 
-def _say(sides: list[tuple[Side, list[Part]]], side: Side, parts: list[Part]) -> None:
+def _say(sides: list[tuple[Side, list[Part]]], side: Side, parts: Sequence[Part]) -> None:
     if sides and sides[-1][0] == side:
         sides[-1][1].extend(["\n\n", *parts])
     else:
-        sides.append((side, parts))
+        sides.append((side, [*parts]))
+
+
+_Named: TypeAlias = tuple[str, ToolResult]
+"""A result, and the name of the tool that it comes from."""
 
 
 class _Renderer:
     """Renders messages in their order; what it remembers comes from earlier messages only."""
 
-    def __init__(self, tools: Iterable[Tool], alias: Alias, memo: Memo | None) -> None:
+    def __init__(self, tools: tuple[Tool, ...], alias: Alias, memo: Memo, *, armoured: bool) -> None:
         self.tools = {tool.name: tool for tool in tools}
-        self.writer = notation.CallWriter(self.tools, memo)
+        self.writer = memo.content("writer", lambda: notation.CallWriter(self.tools, memo), of=tools)
         self.alias = alias
         self.shown = {tool.name for tool in tools if not tool.defer_loading}
         self.calls: dict[str, tuple[int, str]] = {}  # tool_use id -> the call's position and the tool's name
+        self.protect = _protection(armoured=armoured)
+        self._memo = memo
+        self._way = (armoured, alias.sees, alias.reads_pdfs, alias.family)
 
-    def render(self, message: MessageParam) -> list[Part]:
-        if message.role == "assistant":
-            return self._assistant(message)
-        texts = self._results(message) + [
-            self._plain(block) for block in message.content if not isinstance(block, ToolResult)
-        ]
+    def render(self, message: MessageParam) -> tuple[Part, ...]:
+        """The parts of a message, as they were rendered a turn ago if nothing has changed that they depend on."""
+        self._number_calls(message)
+        results = self._results(message)
+        if _has_references(message):  # they depend on those before
+            return self._render(message, results)
+        names = tuple((name, id(result)) for name, result in results)
+        return self._memo.content(
+            ("parts", self._way, names), lambda: self._render(message, results), of=(message, self.writer)
+        )
+
+    def _render(self, message: MessageParam, results: list[_Named]) -> tuple[Part, ...]:
+        parts = self._assistant(message) if message.role == "assistant" else self._user(message, results)
+        return tuple(self.protect(part) if isinstance(part, str) else part for part in _merged(parts))
+
+    def _user(self, message: MessageParam, results: list[_Named]) -> list[Part]:
+        """What the user or the operator said, behind the results of the calls."""
+        texts = [self._result(name, result) for name, result in results]
+        texts += [self._plain(block) for block in message.content if not isinstance(block, ToolResult)]
         if message.role == "system":
             texts = [_wrap("system_message", "", text) for text in texts]
         return _joined(texts, "\n\n")
@@ -223,7 +251,7 @@ class _Renderer:
         texts: list[list[Part]] = []
         for is_call, run in groupby(message.content, key=lambda block: isinstance(block, ToolUse)):
             if is_call:
-                calls = [self._call(block) for block in run if isinstance(block, ToolUse)]
+                calls = [notation.Call(block.name, block.input) for block in run if isinstance(block, ToolUse)]
                 texts.append([self.writer.write(calls)])
             else:
                 texts += [self._plain(block) for block in run]
@@ -232,11 +260,12 @@ class _Renderer:
             parts[-1] = parts[-1].rstrip()  # Anthropic's models refuse an assistant turn that ends in white space
         return parts
 
-    def _call(self, block: ToolUse) -> notation.Call:
-        self.calls[block.id] = (len(self.calls), block.name)
-        return notation.Call(block.name, block.input)
+    def _number_calls(self, message: MessageParam) -> None:
+        for block in message.content:
+            if isinstance(block, ToolUse):
+                self.calls[block.id] = (len(self.calls), block.name)
 
-    def _results(self, message: MessageParam) -> list[list[Part]]:
+    def _results(self, message: MessageParam) -> list[_Named]:
         """The tool results of a message in the order of their calls: they come in the order in which tools finished."""
         unknown = (len(self.calls), "unknown")
         results = [
@@ -244,7 +273,7 @@ class _Renderer:
             for block in message.content
             if isinstance(block, ToolResult)
         ]
-        return [self._result(name, result) for _, name, result in sorted(results, key=itemgetter(0))]
+        return [(name, result) for _, name, result in sorted(results, key=itemgetter(0))]
 
     def _result(self, name: str, result: ToolResult) -> list[Part]:
         status = ' status="error"' if result.is_error else ""
@@ -297,6 +326,15 @@ class _Renderer:
             return f"[The tool {name} is not available.]"
         self.shown.add(name)
         return f"From now on this tool can be called, too:\n{instructions.describe_tool(self.tools[name])}"
+
+
+def _has_references(message: MessageParam) -> bool:
+    """Whether a message names tools that may have been shown before it."""
+    return any(
+        isinstance(block, ToolReference)
+        or (isinstance(block, ToolResult) and any(isinstance(item, ToolReference) for item in block.content))
+        for block in message.content
+    )
 
 
 # --- putting parts together -------------------------------------------------------------------------------------------

@@ -9,21 +9,19 @@ backend can do. `Rules.strict` mirrors the real API's own checks and words.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from claude_proxy.core.content import Request
 from claude_proxy.core.conversation import PREFILL_REFUSED, read_conversation
-from claude_proxy.core.fields import NEW_VERSION, OLD_VERSION, Node, Rules, Tally
+from claude_proxy.core.fields import NEW_VERSION, OLD_VERSION, TOO_DEEP, Node, Rules, Tally
+from claude_proxy.core.memo import Memo
 from claude_proxy.core.tool_definitions import read_tool_choice, read_tools
 from claude_proxy.core.validation import schema_fault
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
 
-_MAX_DEPTH = 200
-_TOO_DEEP = "The request body is not valid JSON: it is nested too deeply"
-
-_LONE_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPES = (rb"\ud", rb"\uD")  # and of a few other characters, which does no harm
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
@@ -76,24 +74,33 @@ def choose_rules(headers: Mapping[str, str], *, strict: bool) -> Rules:
 # --- the request ------------------------------------------------------------------------------------------------------
 
 
-def parse_request(body: bytes, rules: Rules = Rules(), *, count_only: bool = False) -> Request:  # noqa: B008 - frozen
+def parse_request(
+    body: bytes,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    *,
+    count_only: bool = False,
+    memo: Memo | None = None,
+) -> Request:
     """Read the body of `POST /v1/messages`, or of `…/count_tokens`.
 
     Args:
         body: JSON text in UTF-8.
         rules: how strictly, and for which API version.
         count_only: do without `max_tokens`.
+        memo: what was read before; what is read again is the same object.
 
     Raises:
         InvalidRequest: the body is not JSON, or a field breaks the API's rules.
         NotFound: it continues a thread, of which this server has none.
     """
+    memo = Memo() if memo is None else memo
     tally = Tally(ignored=0 if rules.strict else len(rules.betas - KNOWN_BETAS))
     top = Node(_load(body), "", rules, tally)
     _check_fields(top, count_only=count_only)
     model = _model(top.require("model"))
-    tools = read_tools(top.get("tools"), model)
-    conversation = read_conversation(top.require("messages"), tools, model)
+    offers = top.get("tools")
+    tools = offers.recall(memo, "tools", partial(read_tools, model=model)) if offers else ()
+    conversation = read_conversation(top.require("messages"), tools, model, memo)
     offered = (*tools, *conversation.added)
     callable_tools = tuple(tool for tool in offered if tool.name not in conversation.withdrawn)
     thinking = _thinking(top.get("thinking"))
@@ -123,10 +130,10 @@ def parse_request(body: bytes, rules: Rules = Rules(), *, count_only: bool = Fal
 def _load(body: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        if _LONE_SURROGATE_ESCAPE.search(body):
+        if any(escape in body for escape in _SURROGATE_ESCAPES):  # one of a pair may stand alone
             json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
-        raise InvalidRequest(_TOO_DEEP) from None
+        raise InvalidRequest(TOO_DEEP) from None
     except UnicodeEncodeError:
         raise InvalidRequest("The request body is not valid JSON: it holds a lone surrogate") from None
     except UnicodeDecodeError:
@@ -136,24 +143,7 @@ def _load(body: bytes) -> Mapping[str, Any]:
         raise InvalidRequest(f"The request body is not valid JSON: {reason}") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The request body is not valid JSON: it must be an object")
-    if _is_deeper(data, _MAX_DEPTH):
-        raise InvalidRequest(_TOO_DEEP)
     return data
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    """Whether a JSON value has more levels than the limit."""
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -181,6 +171,9 @@ _BETA_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_LARGE_FIELDS = ("messages", "tools")  # whose parts are looked at where they are read
+
+
 _NO_SAMPLING = f"this parameter is not supported in API version {NEW_VERSION}; leave it out"
 _LEAST_BUDGET = 1024
 _LONGEST_MODEL = 256
@@ -189,6 +182,8 @@ _LONGEST_MODEL = 256
 def _check_fields(top: Node, *, count_only: bool) -> None:
     """Refuse the fields that ask for what cannot be had, count those that nobody here knows."""
     for name, field in top.fields():
+        if name not in _LARGE_FIELDS:
+            field.limit_depth()
         if name in _BETA_FIELDS:
             if top.rules.strict and not top.rules.betas & set(_BETA_FIELDS[name]):
                 field.fail("Extra inputs are not permitted")

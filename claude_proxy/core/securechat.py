@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from claude_proxy.core.content import Document, Image
+from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
-from claude_proxy.core.prompt import Part, Prompt
+from claude_proxy.core.notation import to_json
+from claude_proxy.core.prompt import Part, Prompt, Turn
 from claude_proxy.errors import (
     AuthenticationFailed,
     ProxyError,
@@ -68,6 +70,7 @@ def form_fields(
     max_tokens: int,
     temperature: float | None = None,
     top_p: float | None = None,
+    memo: Memo | None = None,
 ) -> dict[str, str]:
     """The form fields of one call.
 
@@ -79,7 +82,9 @@ def form_fields(
         max_tokens: the limit to send; only reasoning models are told of it, and refuse more than they can do.
         temperature: 0 to 1, or None for the server's own.
         top_p: 0 to 1, or None for the server's own.
+        memo: what was encoded before.
     """
+    memo = Memo() if memo is None else memo
     fields = {
         "token": token,
         "content": "externalModule",
@@ -89,24 +94,23 @@ def form_fields(
         "returnFormat": "json",
         "model": alias.name,
         "system": prompt.system,
-        "messages": json.dumps(
-            [{"role": turn.role, "content": _content(turn.parts, alias)} for turn in prompt.turns],
-            ensure_ascii=False,
-            separators=(",", ":"),
-        ),
+        "messages": f"[{','.join(_message(turn, alias, memo) for turn in prompt.turns)}]",
         "max_tokens": str(max_tokens),
     }
     optional = {"temperature": temperature, "top_p": top_p}
     return fields | {name: f"{value:g}" for name, value in optional.items() if value is not None}
 
 
-def _content(parts: Sequence[Part], alias: Alias) -> str | list[dict[str, Any]]:
-    """The content of a turn: a string, or with images and PDFs an array in the form of the alias's vendor."""
-    if all(isinstance(part, str) for part in parts):
-        return "".join(cast("Sequence[str]", parts))
-    write = _anthropic_part if alias.family == "claude" else _openai_part
-    # Anthropic's models refuse a text of nothing but white space.
-    return [write(part) for part in parts if not isinstance(part, str) or part.strip()]
+def _message(turn: Turn, alias: Alias, memo: Memo) -> str:
+    """The JSON of a turn; its content is a string, or with images and PDFs an array as the alias's vendor wants it."""
+    text = turn.text
+    if all(isinstance(part, str) for part in turn.parts):
+        content = memo.content(("json", text), lambda: to_json(text), size=len(text))
+    else:
+        write = _anthropic_part if alias.family == "claude" else _openai_part
+        # Anthropic's models refuse a text of nothing but white space.
+        content = to_json([write(part) for part in turn.parts if not isinstance(part, str) or part.strip()])
+    return f'{{"role":"{turn.role}","content":{content}}}'
 
 
 def _anthropic_part(part: Part) -> dict[str, Any]:

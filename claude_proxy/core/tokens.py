@@ -37,9 +37,9 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer = "openai", memo: Memo |
     def of(text: str) -> int:
         return _PER_TEXT + weigh(count(text), costs)
 
-    if memo is None:
-        return max(1, sum(map(of, texts)))
-    return max(1, sum(memo.recall(f"tokens, {tokenizer}", text, partial(of, text)) for text in texts))
+    memo = Memo() if memo is None else memo
+    kind = f"tokens, {tokenizer}"
+    return max(1, sum(memo.content((kind, text), partial(of, text), size=len(text)) for text in texts))
 
 
 _PER_TEXT = 4

@@ -112,7 +112,7 @@ CLIENT_TOOLS: Mapping[str, _ClientTool] = {
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_tools(field: Node | None, model: str) -> tuple[Tool, ...]:
+def read_tools(field: Node, model: str) -> tuple[Tool, ...]:
     """The tools that may be shown to the model.
 
     Args:
@@ -122,13 +122,13 @@ def read_tools(field: Node | None, model: str) -> tuple[Tool, ...]:
     Raises:
         InvalidRequest: a tool breaks the API's rules, or Anthropic's servers would have to run it.
     """
-    items = field.items() if field else []
+    items = field.items()
     offered = [item for item in items if not _is_tool_search(item)]
     searched = len(offered) < len(items)
     tools = [tool for item in offered if (tool := read_tool(item, model))]
     if len({tool.name for tool in tools}) < len(tools):
         raise InvalidRequest("Tool names must be unique.", "tools")
-    if field and field.rules.strict and tools and not searched and all(tool.defer_loading for tool in tools):
+    if field.rules.strict and tools and not searched and all(tool.defer_loading for tool in tools):
         field.fail("All tools have defer_loading set")
     return tuple(replace(tool, defer_loading=tool.defer_loading and not searched) for tool in tools)
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote
 from claude_proxy import __version__
 from claude_proxy.core import events, models
 from claude_proxy.core.content import ToolUse
-from claude_proxy.core.request import choose_rules, parse_request
+from claude_proxy.core.request import choose_rules
 from claude_proxy.core.response import error_json, message_json, to_bytes
 from claude_proxy.errors import (
     AuthenticationFailed,
@@ -127,6 +127,10 @@ class App:
         """
         self._exchange.adopt(settings)
         self._journal.set_level(settings.log_level)
+
+    def tend(self) -> None:
+        """Do what is due though nobody asks."""
+        self._exchange.forget_idle(time.monotonic())
 
     def refuse(self, error: ProxyError, response: ResponseWriter) -> None:
         """Answer what could not be read as a request."""
@@ -284,7 +288,7 @@ class App:
 
     def _prepare(self, visit: Visit, *, count_only: bool = False) -> Call:
         rules = choose_rules(visit.request.headers, strict=visit.settings.validation == "strict")
-        request = parse_request(visit.request.body, rules, count_only=count_only)
+        request = self._exchange.read(visit.request.body, rules, count_only=count_only)
         visit.request.body = b""  # what is large is not held while the model thinks
         call = self._exchange.prepare(request, visit.standing)
         visit.record.ignored = call.request.ignored or None

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from claude_proxy.core import followup, limits, reply, structured, tokens
 from claude_proxy.core.content import ContentBlock, Message, Request, StopReason, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
@@ -38,6 +39,7 @@ class Asking:
         new_id: Callable[[], str],
         *,
         armoured: bool,
+        memo: Memo | None = None,
     ) -> None:
         """Prepare; nothing is asked yet.
 
@@ -47,6 +49,7 @@ class Asking:
             post: asks once, given a prompt and the `max_tokens` to send; raises ProxyError.
             new_id: makes a `tool_use` id.
             armoured: whether texts carry the armour of `core.entities`.
+            memo: what is known from earlier requests.
         """
         self._request = request
         self._alias = alias
@@ -58,6 +61,7 @@ class Asking:
         self._max_tokens = min(self._wanted, alias.max_output)
         demanded = request.tool_choice.name
         self._tools = {tool.name: tool for tool in request.callable_tools if demanded in {None, tool.name}}
+        self._memo = Memo() if memo is None else memo
         self._text = ""  # the reply as it stands, its continuations included
         self._reply_tokens = 0  # what it cost
         self._cut = self._window_full = False

@@ -13,11 +13,13 @@ from typing import Literal, TypeAlias, TypeVar
 from claude_proxy.configuration import DEFAULT_SERVER
 from claude_proxy.core import models, prompt, securechat, slips, tokens
 from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
+from claude_proxy.core.fields import Rules
 from claude_proxy.core.health import Health
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
+from claude_proxy.core.request import parse_request
 from claude_proxy.core.securechat import Answer
 from claude_proxy.core.tokens import Correction
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
@@ -30,6 +32,8 @@ T = TypeVar("T")
 _Way: TypeAlias = tuple[Hashable, ...]
 Stage: TypeAlias = Literal["waiting for a turn", "asking", "asking again"]
 
+_MB = 1_000_000
+_IDLE = 300.0  # seconds; as long as the vendors' own caches last
 _MOST_ALIASES = 1000  # of which something is remembered; a server has some thirty
 
 
@@ -113,7 +117,8 @@ class Exchange:
         self._turns = Turns(settings.max_calls, settings.max_waiting)
         self._health: dict[str, Health] = {}  # by label of the alias
         self._corrections: dict[str, Correction] = {}
-        self._memo = Memo()
+        self._memo = Memo(room=settings.cache_mb * _MB)
+        self._turned_over = time.monotonic()
         self._lock = threading.Lock()
 
     def adopt(self, settings: Settings) -> None:
@@ -126,6 +131,7 @@ class Exchange:
         after = _find_ways(settings, before)
         self.standing = Standing(settings, after)
         self._turns.allow(settings.max_calls, settings.max_waiting)
+        self._memo.allow(settings.cache_mb * _MB)
         for way in before.keys() - after.keys():
             before[way].close()
 
@@ -133,6 +139,29 @@ class Exchange:
         """Close the connections that are kept for the next call."""
         for upstream in self.standing.ways.values():
             upstream.close()
+
+    def read(self, body: bytes, rules: Rules, *, count_only: bool = False) -> Request:
+        """Read the body of a request.
+
+        Args:
+            body: as the client sent it.
+            rules: how strictly, and for which API version.
+            count_only: do without `max_tokens`.
+
+        Raises:
+            InvalidRequest, NotFound: see `parse_request`.
+        """
+        return parse_request(body, rules, count_only=count_only, memo=self._memo)
+
+    def forget_idle(self, now: float) -> None:
+        """Forget the content of conversations that have been idle for five minutes.
+
+        Args:
+            now: seconds, from any start; to be called every few seconds.
+        """
+        if now - self._turned_over >= _IDLE / 2:  # what is asked for after one turn-over outlives the next
+            self._turned_over = now
+            self._memo.turn_over()
 
     def prepare(self, request: Request, standing: Standing | None = None) -> Call:
         """Decide who is asked, and what; nothing is sent.
@@ -199,7 +228,7 @@ class Exchange:
             return answer
 
         armoured = settings.redcap_decodes_entities
-        asking = Asking(request, alias, post, lambda: new_id("toolu"), armoured=armoured)
+        asking = Asking(request, alias, post, lambda: new_id("toolu"), armoured=armoured, memo=self._memo)
         note("waiting for a turn")
         with self._turns.take(token, waiter):
             note("asking")
@@ -228,6 +257,7 @@ class Exchange:
                 max_tokens=max_tokens,
                 temperature=call.request.temperature,
                 top_p=call.request.top_p,
+                memo=self._memo,
             ),
             new_id("form"),
         )

@@ -102,6 +102,9 @@ class Application(Protocol):
     def adopt(self, settings: Settings) -> None:
         """Go by new settings from the next request on; where that cannot be, raise and change nothing."""
 
+    def tend(self) -> None:
+        """Do what is due though nobody asks; called about twice a second."""
+
     def report(self, failure: BaseException) -> None:
         """Take note of a failure that nobody caught."""
 
@@ -372,8 +375,9 @@ class ProxyServer(ThreadingHTTPServer):
         self._parting.add(connection, last_word.data)
 
     def service_actions(self) -> None:
-        """Part from those that were turned away; called about twice a second, and after every connection."""
+        """Do what is due though nobody asks; called about twice a second, and after every connection."""
         self._parting.work()
+        self.application.tend()
 
     def server_close(self) -> None:
         """Stop listening."""

@@ -49,9 +49,3 @@ def test_each_turn_begins_with_the_last_one(*, armoured: bool) -> None:
     assert min(same / len(before) for before, same in zip(prompts, kept, strict=False)) > SHARE
     # Of the whole session, what was new in each turn included:
     assert sum(kept) / sum(map(len, prompts[1:])) > SHARE
-
-
-def test_a_memo_changes_nothing() -> None:
-    memo = Memo()
-    for request in session(150_000):
-        assert sent(request, memo, armoured=True) == sent(request, None, armoured=True)

@@ -25,6 +25,7 @@ class Application:
         self.requests: list[HttpRequest] = []
         self.refusals: list[ProxyError] = []
         self.reports: list[BaseException] = []
+        self.tended = 0
 
     def __call__(self, request: HttpRequest, response: ResponseWriter) -> None:
         self.requests.append(request)
@@ -39,6 +40,9 @@ class Application:
 
     def adopt(self, settings: Settings) -> None:
         pass
+
+    def tend(self) -> None:
+        self.tended += 1
 
     def report(self, failure: BaseException) -> None:
         self.reports.append(failure)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -11,7 +13,7 @@ from conftest import NOTHING, PATIENCE, TOKEN, Redcap, message_request
 
 from claude_proxy.core import tokens
 from claude_proxy.core.content import Message, Text, ToolUse
-from claude_proxy.core.request import parse_request
+from claude_proxy.core.fields import Rules
 from claude_proxy.core.response import message_json
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings import Settings
@@ -35,7 +37,7 @@ Ask: TypeAlias = Callable[..., Message]
 
 
 def prepared(exchange: Exchange, changes: Mapping[str, Any] = NOTHING) -> Call:
-    return exchange.prepare(parse_request(message_request(changes)))
+    return exchange.prepare(exchange.read(message_request(changes), Rules()))
 
 
 @pytest.fixture
@@ -296,3 +298,37 @@ def test_the_module_has_tried_three_times_and_so_the_proxy_tries_once(redcap: Re
 def test_a_models_own_apology_is_its_words(redcap: Redcap, exchange: Exchange, apology: str) -> None:
     redcap.queue(ModelReply(apology, 40, 9))
     assert ask(exchange).content == (Text(apology),)
+
+
+# --- What is kept -----------------------------------------------------------------------------------------------------
+
+
+def kept(exchange: Exchange) -> int:
+    return len(exchange._memo._content)
+
+
+def test_a_conversation_is_kept_while_it_goes_on_and_no_longer(exchange: Exchange) -> None:
+    now = time.monotonic()
+    for seconds in (0, 200, 400):  # never five minutes without a request
+        prepared(exchange)
+        exchange.forget_idle(now + seconds)
+        assert kept(exchange)
+    exchange.forget_idle(now + 500)
+    assert kept(exchange)
+    exchange.forget_idle(now + 701)
+    assert not kept(exchange)
+
+
+def test_nothing_is_kept_where_no_memory_may_be_used_for_it(start: Callable[..., Exchange]) -> None:
+    exchange = start(cache_mb=0)
+    prepared(exchange)
+    assert not kept(exchange)
+
+
+def test_the_memory_may_be_changed_while_running(exchange: Exchange) -> None:
+    prepared(exchange)
+    exchange.adopt(replace(exchange.standing.settings, cache_mb=0))
+    assert not kept(exchange)
+    exchange.adopt(replace(exchange.standing.settings, cache_mb=1))
+    prepared(exchange)
+    assert kept(exchange)

@@ -240,6 +240,12 @@ def test_every_response_names_the_server_and_the_date_once(serve: Serve) -> None
     assert response.headers["date"].endswith("GMT")
 
 
+def test_the_application_is_tended_though_nobody_asks(serve: Serve) -> None:
+    site = serve(echo)
+    before = site.application.tended
+    eventually(lambda: site.application.tended > before + 1)
+
+
 def test_a_failure_that_nobody_caught_is_reported_and_the_server_lives(serve: Serve) -> None:
     def fail(_: HttpRequest, __: ResponseWriter) -> None:
         raise ValueError
