@@ -51,6 +51,13 @@ def serve_simulator(delay: float) -> None:
         time.sleep(3600)
 
 
+def request_body(number: int, size: int) -> bytes:
+    """A request of so many KB that is like no other: each stream is another conversation."""
+    question = f"Patient {number}: is it better? "
+    message = {"role": "user", "content": question * (size * KB // len(question))}
+    return json.dumps({"model": "gpt-4.1", "max_tokens": 100, "stream": True, "messages": [message]}).encode()
+
+
 async def hold(port: int, body: bytes, verdicts: Counter[str], first_bytes: list[float]) -> None:
     """One stream, from the request to the last event; its verdict is counted."""
     began = time.monotonic()
@@ -78,13 +85,13 @@ async def measure(process: Any, sizes: list[int]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def run(port: int, streams: int, body: bytes, process: Any) -> tuple[Counter[str], list[float], int]:
+async def run(port: int, bodies: list[bytes], process: Any) -> tuple[Counter[str], list[float], int]:
     """Hold all streams; verdicts, seconds to each first byte, and the largest resident set in bytes."""
     verdicts: Counter[str] = Counter()
     first_bytes: list[float] = []
     sizes: list[int] = []
     measuring = asyncio.create_task(measure(process, sizes))
-    await asyncio.gather(*(hold(port, body, verdicts, first_bytes) for _ in range(streams)))
+    await asyncio.gather(*(hold(port, body, verdicts, first_bytes) for body in bodies))
     measuring.cancel()
     return verdicts, first_bytes, max(sizes)
 
@@ -121,10 +128,8 @@ def main() -> int:
         serve_simulator(options.delay)
         return 0
     raise_file_limit()
-    question = "Is it better? " * (options.size * KB // 14)
+    bodies = [request_body(number, options.size) for number in range(options.streams)]
     calls = options.calls or options.streams
-    message = {"role": "user", "content": question}
-    body = json.dumps({"model": "gpt-4.1", "max_tokens": 100, "stream": True, "messages": [message]}).encode()
     with tempfile.TemporaryDirectory() as folder:
         env = {"PATH": os.environ["PATH"], "LISTEN_PORT": "0", "LOG_LEVEL": "error"}
         command = [sys.executable, __file__, "--simulator", "--delay", str(options.delay)]
@@ -136,14 +141,14 @@ def main() -> int:
             at_rest = proxy.memory_info().rss
             began = time.monotonic()
             port = int(address.rpartition(":")[2])
-            verdicts, first_bytes, most = asyncio.run(run(port, options.streams, body, proxy))
+            verdicts, first_bytes, most = asyncio.run(run(port, bodies, proxy))
             seconds = time.monotonic() - began
             used = proxy.cpu_times()
         finally:
             proxy.terminate()
             simulator.kill()
     print(
-        f"{options.streams} streams of {len(body) / KB:.0f} KB; a model that takes {options.delay:g} s, {calls} at once"
+        f"{options.streams} streams of {options.size} KB; a model that takes {options.delay:g} s, {calls} at once"
     )
     for verdict, count in verdicts.most_common():
         print(f"  {verdict}: {count}")
