@@ -17,6 +17,16 @@ class SettingsError(Exception):
     """A setting is missing or malformed; the message names it, its value and the remedy."""
 
 
+class CommandFailed(Exception):
+    """A command cannot do what it is asked; the message says why and what to do, `code` is the exit code."""
+
+    code = 1
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = self.code if code is None else code
+
+
 class ClientGone(Exception):
     """The client closed its connection; there is nobody left to answer."""
 

@@ -26,6 +26,7 @@ import pytest
 from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, eventually, fold, read_events
 
 from claude_proxy import __version__
+from claude_proxy.cli import split_arguments
 from claude_proxy.shell.simulator import ModelRequest, text_of
 
 ROOT = Path(__file__).parent.parent
@@ -493,7 +494,7 @@ def test_demo_with_a_real_model_behind_it(starter: Starter) -> None:
 
 # --- Nothing but the standard library ---------------------------------------------------------------------------------
 
-# Runs the demo, and says at its end which files its modules came from.
+# Runs a command, and says at its end which files its modules came from.
 CONFESSION = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -519,6 +520,30 @@ def test_nothing_outside_the_standard_library_is_imported(starter: Starter, chec
     foreign = {name for name in files.keys() - own if name.partition(".")[0] not in sys.stdlib_module_names}
     assert foreign == set()
     assert not any("site-packages" in file for file in files.values())
+
+
+# What `serve` starts without, so that it starts soon: whatever else only other commands need stands behind these.
+NOT_SERVED = {
+    *(f"claude_proxy.commands.{name}" for name in ("demo", "doctor", "env", "init", "models", "run")),
+    *(f"claude_proxy.shell.{name}" for name in ("doctor", "first_steps", "launcher", "redcap_checks")),
+    *(f"claude_proxy.shell.{name}" for name in ("simulator", "scripted_model")),
+    *("claude_proxy.core.model_table", "claude_proxy.core.client_environment"),
+    *("concurrent.futures", "getpass", "logging", "subprocess", "urllib.request"),
+}
+
+
+def test_a_proxy_imports_nothing_that_only_other_commands_need(
+    redcap: Redcap, starter: Starter, checkout: Path
+) -> None:
+    redcap.queue("Yes.")
+    command = (sys.executable, "-S", "-I", "-c", CONFESSION, str(checkout))
+    with starter.running("serve", env={"REDCAP_API_URL": redcap.url}, command=command) as process:
+        ask(read_until(process.stderr, r"listens on (\S+)")[1], "/v1/messages", question("Hello!"))
+        out, errors = stopped(process)
+    assert process.returncode == OK, errors
+    imported = {line.partition("=")[0] for line in out.partition("MODULES\n")[2].splitlines()}
+    assert "claude_proxy.commands.serve" in imported
+    assert imported & NOT_SERVED == set()
 
 
 def test_every_module_of_the_package_is_imported_without_site_packages(checkout: Path) -> None:
@@ -593,6 +618,30 @@ def test_newer_pythons_serve(checkout: Path, folder: Path) -> None:
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
+
+
+SPLITS: list[tuple[list[str], list[str], list[str]]] = [
+    ([], [], []),
+    (["-p", "hi"], [], ["-p", "hi"]),
+    (["--log", "f", "-p"], ["--log", "f"], ["-p"]),
+    (["--log=f", "--claude", "c", "hello"], ["--log=f", "--claude", "c"], ["hello"]),
+    (["--", "--help"], [], ["--help"]),
+    (["--log", "f", "--", "--log", "g"], ["--log", "f"], ["--log", "g"]),
+    (["hello", "--", "--log", "g"], [], ["hello", "--", "--log", "g"]),
+    (["-p", "--log", "g"], [], ["-p", "--log", "g"]),
+    (["--", "--"], [], ["--"]),
+    (["--help"], ["--help"], []),
+    (["--log"], ["--log"], []),
+    (["--logs", "x"], [], ["--logs", "x"]),
+    ([""], [], [""]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "ours", "claudes"), SPLITS)
+def test_our_options_come_first_and_the_rest_is_claudes(
+    arguments: list[str], ours: list[str], claudes: list[str]
+) -> None:
+    assert split_arguments(arguments) == (ours, claudes)
 
 
 class FakeClaude:

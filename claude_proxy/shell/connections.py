@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import socket
 import threading
 import time
@@ -253,3 +254,15 @@ def allow_files(connections: int) -> int:
     if soft == resource.RLIM_INFINITY:
         return connections
     return max(1, min(connections, (soft - _OTHER_FILES) // _FILES_PER_CONNECTION))
+
+
+def explain_listening(error: Exception) -> str:
+    """Why an address cannot be listened on, and what to do."""
+    reasons = {
+        errno.EADDRINUSE: "another program listens there, perhaps a proxy that is still running. Stop it, or set "
+        "LISTEN_PORT to another number",
+        errno.EACCES: "ports below 1024 need special rights. Set LISTEN_PORT to a larger number",
+    }
+    return reasons.get(
+        getattr(error, "errno", None) or 0, "the address is not one of this machine. Set LISTEN_HOST=127.0.0.1"
+    )

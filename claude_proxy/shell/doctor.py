@@ -29,6 +29,7 @@ from claude_proxy.core.models import describe_alias
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings import CONFIG_VARIABLE, TABLE, Settings, load_with_sources, read_dotenv
 from claude_proxy.shell import launcher
+from claude_proxy.shell.connections import explain_listening
 from claude_proxy.shell.launcher import ClaudeSettings, LaunchError
 from claude_proxy.shell.redcap_checks import CHECKS, Finding, check_all, failed, ok, skipped, warning
 
@@ -150,18 +151,6 @@ def _shortened(text: str) -> str:
 
 
 # --- the port ---------------------------------------------------------------------------------------------------------
-
-
-def explain_listening(error: Exception) -> str:
-    """Why an address cannot be listened on, and what to do."""
-    reasons = {
-        errno.EADDRINUSE: "another program listens there, perhaps a proxy that is still running. Stop it, or set "
-        "LISTEN_PORT to another number",
-        errno.EACCES: "ports below 1024 need special rights. Set LISTEN_PORT to a larger number",
-    }
-    return reasons.get(
-        getattr(error, "errno", None) or 0, "the address is not one of this machine. Set LISTEN_HOST=127.0.0.1"
-    )
 
 
 def check_port(settings: Settings) -> Finding:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_proxy.errors import SettingsError
+from claude_proxy.errors import CommandFailed, SettingsError
 from claude_proxy.settings import TABLE, Settings, load, read_dotenv
-from claude_proxy.shell.launcher import FAILED, lies_in_repository, replacing
+from claude_proxy.shell.launcher import lies_in_repository, replacing
 from claude_proxy.shell.redcap_checks import Finding, Site, check_site, failed
 
 URL, TOKEN = "REDCAP_API_URL", "REDCAP_API_TOKEN"
@@ -23,12 +23,8 @@ _SETTINGS = {setting.name: setting for setting in TABLE}
 _ATTEMPTS = 5
 
 
-class InitError(Exception):
+class InitError(CommandFailed):
     """Nothing was written; the message says why and what to do."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)

@@ -40,42 +40,20 @@ from claude_proxy.core.client_environment import (
     settings_text,
 )
 from claude_proxy.core.models import Choice, choose_alias
+from claude_proxy.errors import CommandFailed
 from claude_proxy.settings import Secret, Settings
 from claude_proxy.shell.identity import prove
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
 WINDOWS = sys.platform == "win32"
-_OPTIONS = ("--claude", "--log")  # ours, with a value
-_HELP = ("-h", "--help")
 _KNOCK = 2.0  # seconds for a proxy on this machine to answer
 _INSTALL = "irm https://claude.ai/install.ps1 | iex" if WINDOWS else "curl -fsSL https://claude.ai/install.sh | bash"
 
 
-class LaunchError(Exception):
-    """Claude Code cannot be started; `code` is the exit code."""
+class LaunchError(CommandFailed):
+    """Claude Code cannot be started."""
 
-    def __init__(self, message: str, code: int = MISUSED) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands behind `run`, as our options and claude's arguments.
-
-    Ours come first; whatever is not ours ends them, or `--`, which is dropped.
-    """
-    place = 0
-    while place < len(arguments):
-        argument = arguments[place]
-        if argument == "--":
-            return list(arguments[:place]), list(arguments[place + 1 :])
-        if argument in _OPTIONS:
-            place += 2
-        elif argument in _HELP or argument.partition("=")[0] in _OPTIONS:
-            place += 1
-        else:
-            break
-    return list(arguments[:place]), list(arguments[place:])
+    code = MISUSED
 
 
 # --- finding things ---------------------------------------------------------------------------------------------------

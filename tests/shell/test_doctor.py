@@ -20,6 +20,7 @@ from claude_proxy.core import model_table
 from claude_proxy.core.models import choose_alias
 from claude_proxy.settings import Secret, Server, Settings
 from claude_proxy.shell import doctor, redcap_checks
+from claude_proxy.shell.connections import explain_listening
 from claude_proxy.shell.launcher import ClaudeSettings
 from claude_proxy.shell.redcap_checks import CHECKS, Finding, check_all
 from claude_proxy.shell.simulator import (
@@ -425,8 +426,8 @@ def test_the_port(start_proxy: StartProxy) -> None:
 
 
 def test_listening_is_explained() -> None:
-    assert "special rights" in doctor.explain_listening(OSError(errno.EACCES, ""))
-    assert "not one of this machine" in doctor.explain_listening(OSError(errno.EADDRNOTAVAIL, ""))
+    assert "special rights" in explain_listening(OSError(errno.EACCES, ""))
+    assert "not one of this machine" in explain_listening(OSError(errno.EADDRNOTAVAIL, ""))
 
 
 def fake_claude(folder: Path, code: str) -> None:

@@ -60,29 +60,6 @@ def changes_for(
 
 # --- What the user wants ----------------------------------------------------------------------------------------------
 
-SPLITS: list[tuple[list[str], list[str], list[str]]] = [
-    ([], [], []),
-    (["-p", "hi"], [], ["-p", "hi"]),
-    (["--log", "f", "-p"], ["--log", "f"], ["-p"]),
-    (["--log=f", "--claude", "c", "hello"], ["--log=f", "--claude", "c"], ["hello"]),
-    (["--", "--help"], [], ["--help"]),
-    (["--log", "f", "--", "--log", "g"], ["--log", "f"], ["--log", "g"]),
-    (["hello", "--", "--log", "g"], [], ["hello", "--", "--log", "g"]),
-    (["-p", "--log", "g"], [], ["-p", "--log", "g"]),
-    (["--", "--"], [], ["--"]),
-    (["--help"], ["--help"], []),
-    (["--log"], ["--log"], []),
-    (["--logs", "x"], [], ["--logs", "x"]),
-    ([""], [], [""]),
-]
-
-
-@pytest.mark.parametrize(("arguments", "ours", "claudes"), SPLITS)
-def test_our_options_come_first_and_the_rest_is_claudes(
-    arguments: list[str], ours: list[str], claudes: list[str]
-) -> None:
-    assert launcher.split_arguments(arguments) == (ours, claudes)
-
 
 @pytest.mark.parametrize(
     ("arguments", "value"),

@@ -1,0 +1,52 @@
+"""`run`: Claude Code, with a proxy that ends with it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from pathlib import Path
+
+from claude_proxy import settings
+from claude_proxy.commands.serving import listen
+from claude_proxy.commands.terminal import FAILED
+from claude_proxy.core.client_environment import find_option
+from claude_proxy.shell import launcher
+from claude_proxy.shell.journal import Journal
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run Claude Code. From the moment it starts the terminal is its own, and nothing may be printed."""
+    arguments = options.for_claude
+    folder = settings.home(os.environ)
+    configured = settings.load(os.environ, folder)
+    dotenv = settings.read_dotenv(folder / ".env")
+    program = launcher.find_claude(options.claude or os.environ.get("CLAUDE") or dotenv.get("CLAUDE"), os.environ)
+    claude = launcher.load_claude_settings(arguments, os.environ, Path.cwd())
+    token = launcher.client_token(configured, os.environ, claude.env, dotenv)
+    asked = find_option(arguments, "--model")
+    answerer = launcher.find_answerer(asked, configured, os.environ, claude.env, claude.model)
+    kept = launcher.Kept()
+    if launcher.is_running(configured):
+        base_url = launcher.local_url(configured)
+    else:
+        log = launcher.open_log(options.log) if options.log else None
+        journal = Journal(configured.log_level if log else "warning", configured.log_format, log or kept)
+        server = listen(launcher.private_settings(configured, token), journal)
+        if server is None:
+            return FAILED
+        # It ends with this process: when claude has ended, nobody is left to wait for a request.
+        threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
+        base_url = server.url
+    launch = launcher.plan_launch(
+        program, arguments, base_url=base_url, token=token, answerer=answerer, environ=os.environ, claude=claude
+    )
+    line = answerer.line(configured, sys.stderr.encoding)
+    for sentence in (*configured.warnings, *launch.sentences, line):
+        print(f"claude-proxy: {sentence}", file=sys.stderr, flush=True)
+    code = launcher.run_claude(launch.command, launch.environ)
+    if kept.count:
+        print(f"claude-proxy: {kept.count} warnings while claude ran; the last of them:", file=sys.stderr)
+        print("\n".join(kept.lines), file=sys.stderr)
+    return code

@@ -1,0 +1,62 @@
+"""`serve`: the proxy, until a signal comes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+
+from claude_proxy import __version__, settings
+from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
+from claude_proxy.commands.terminal import FAILED, given_settings, settings_folder
+from claude_proxy.settings import Settings
+from claude_proxy.shell.journal import Journal
+from claude_proxy.shell.reload import Reloader
+
+_STANDARD_ERROR = 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start the proxy, and serve until a signal comes."""
+    folder, given = settings_folder(), given_settings(options)
+
+    def load() -> Settings:
+        return settings.load(os.environ, folder, given)
+
+    configured = load()
+    journal = Journal(configured.log_level, configured.log_format)
+    server = listen(configured, journal)
+    if server is None:
+        return FAILED
+    path = settings.config_path(os.environ, folder, given)
+    reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
+    _reload_on_signal(reloader)
+    for sentence in configured.warnings:
+        journal.notice("warning", sentence)
+    whose = "its own REDCap token" if configured.redcap_api_token else "each client's own REDCap token"
+    print(
+        f"claude-proxy {__version__} listens on {server.url} for {configured.redcap_api_url}, with {whose}.\n"
+        f"In another terminal:\n\nexport ANTHROPIC_BASE_URL={server.url}\n"
+        f"export ANTHROPIC_AUTH_TOKEN=your-redcap-token\n{START_CLAUDE}\n",
+        file=sys.stderr,
+    )
+    reloader.start()
+    return serve_until_stopped(server, journal)
+
+
+def _reload_on_signal(reloader: Reloader) -> None:
+    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then it ends us, as ever."""
+    number = getattr(signal, "SIGHUP", None)  # Windows has none
+    if number is None or signal.getsignal(number) is signal.SIG_IGN:
+        return
+    had_terminal = os.isatty(_STANDARD_ERROR)
+
+    def take(signal_number: int, _frame: FrameType | None) -> None:
+        if had_terminal and not os.isatty(_STANDARD_ERROR):
+            signal.signal(signal_number, signal.SIG_DFL)
+            os.kill(os.getpid(), signal_number)
+        reloader.ask()
+
+    signal.signal(number, take)

@@ -1,0 +1,75 @@
+"""The proxy itself, as `serve`, `run` and `demo` start it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import NoReturn
+
+from claude_proxy.commands.terminal import OK
+from claude_proxy.settings import Settings
+from claude_proxy.shell.app import App
+from claude_proxy.shell.connections import allow_files, explain_listening, forbid_core_dumps
+from claude_proxy.shell.exchange import Exchange
+from claude_proxy.shell.journal import Journal
+from claude_proxy.shell.server import ProxyServer
+from claude_proxy.shell.upstream import Upstream
+
+# Claude Code's `auto` mode asks its server to judge each action, which no text-only model can do.
+START_CLAUDE = "claude --permission-mode default"
+# Bytes of a thread's stack; only what is used of it takes memory. Deeply nested JSON makes Python 3.13.0 crash with
+# 1 MB (some systems' default) and not with 2 MB; `ast` needs 1 MB (measured with 3.11.7, 3.12.1, 3.13.0 on x86-64).
+_STACK = 8 * 1024 * 1024
+
+
+def listen(configured: Settings, journal: Journal) -> ProxyServer | None:
+    """A server for these settings; None, and a message, where its address cannot be listened on."""
+    forbid_core_dumps()
+    configured = _fit_to_open_files(configured, journal)
+    app = App(Exchange(configured, Upstream.from_settings(configured)), journal)
+    threading.stack_size(_STACK)
+    try:
+        server = ProxyServer(configured, app)
+    except (OSError, UnicodeError) as error:
+        where = f"LISTEN_HOST={configured.listen_host}, LISTEN_PORT={configured.listen_port}"
+        print(f"claude-proxy: cannot listen on {where}: {explain_listening(error)}.", file=sys.stderr)
+        return None
+    if not ip_address(server.server_name).is_loopback:
+        journal.notice(
+            "warning",
+            f"LISTEN_HOST={configured.listen_host} lets other machines reach this proxy, and tokens and prompts travel "
+            "to it unencrypted: put a server with TLS before it (deploy/nginx.conf), or set LISTEN_HOST=127.0.0.1",
+        )
+    return server
+
+
+def _fit_to_open_files(configured: Settings, journal: Journal) -> Settings:
+    """The settings with no more connections than this process may have files open."""
+    enough_for = allow_files(configured.max_connections)
+    if enough_for < configured.max_connections:
+        journal.notice(
+            "warning",
+            f"MAX_CONNECTIONS={configured.max_connections} needs more open files than the system allows this process: "
+            f"{enough_for} connections will be taken. Raise the limit (ulimit -n, LimitNOFILE), or lower the setting",
+        )
+    return replace(configured, max_connections=enough_for)
+
+
+def serve_until_stopped(server: ProxyServer, journal: Journal) -> int:
+    """Serve until a signal comes; then let running requests end."""
+    threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        _wait_for_signal()
+    journal.notice("info", "stopping; a second signal ends at once", connections=len(server.connections))
+    if cut := server.stop(server.settings.shutdown_grace):
+        journal.notice("warning", "stopped", connections_cut=cut)
+    return OK
+
+
+def _wait_for_signal() -> NoReturn:
+    while True:
+        time.sleep(3600)
