@@ -24,7 +24,10 @@ COMMANDS = ("serve", "run", "env", "init", "doctor", "models", "demo")
 ORDER = (
     "claude_proxy",
     *("errors", "configuration", "settings"),
-    *(f"core.{name}" for name in ("content", "memo", "tokens", "fields", "blocks", "schema", "formats", "patterns")),
+    *(
+        f"core.{name}"
+        for name in ("expressions", "content", "memo", "tokens", "fields", "blocks", "schema", "formats", "patterns")
+    ),
     *(f"core.{name}" for name in ("validation", "tool_definitions", "conversation", "request", "models", "health")),
     *(
         f"core.{name}"

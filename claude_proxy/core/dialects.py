@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from claude_proxy.core import loose_json
+from claude_proxy.core.expressions import expression
 from claude_proxy.core.notation import Call, CallBlock
 
 
@@ -329,7 +330,7 @@ _BETWEEN = re.compile(
 )
 
 _DIALECTS: tuple[tuple[re.Pattern[str], _Reader, bool], ...] = tuple(
-    (re.compile(pattern), reader, unmistakable)
+    (expression(pattern), reader, unmistakable)
     for pattern, reader, unmistakable in (
         # Qwen3-Coder, Llama 3
         (rf"(?:<tool_call>\s*)?<function={_NAME}\s*>(?=\s*(?:<parameter=|</function>|\Z))", _qwen_coder, True),
@@ -377,14 +378,14 @@ _DIALECTS: tuple[tuple[re.Pattern[str], _Reader, bool], ...] = tuple(
 
 def _any_of(openings: Iterable[re.Pattern[str]]) -> re.Pattern[str]:
     """One pattern that matches where any of some openings does: one look is quicker than one for each."""
-    return re.compile("|".join(opening.pattern.replace("(?P<name>", "(?:") for opening in openings))
+    return expression("|".join(opening.pattern.replace("(?P<name>", "(?:") for opening in openings))
 
 
 _OPENINGS = _any_of(opening for opening, _, _ in _DIALECTS)
 _UNMISTAKABLE_OPENINGS = _any_of(opening for opening, _, unmistakable in _DIALECTS if unmistakable)
 
 # Where a dialect may begin at the start of a line. Were blank lines not passed over, each would be read to the last.
-OPENING_OF_LINE = re.compile(rf"^[^\S\n]*+(?=\S)(?:{_OPENINGS.pattern})", re.MULTILINE)
+OPENING_OF_LINE = expression(rf"^[^\S\n]*+(?=\S)(?:{_OPENINGS.pattern})", re.MULTILINE)
 
 # Tokens that begin calls wherever they stand: models write them behind their words on the same line.
 SPECIAL_TOKEN = re.compile(

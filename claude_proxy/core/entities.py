@@ -12,13 +12,14 @@ model forgot the armour (`core.slips`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from html.entities import name2codepoint
 
+from claude_proxy.core.expressions import expression
+
 # The 252 names of HTML 4.01, and numeric references. PHP leaves a few numeric ones alone (control characters, numbers
 # beyond Unicode); armouring those too is harmless, because `&amp;` itself always decodes to `&`.
-_DECODABLE = re.compile(
+_DECODABLE = expression(
     rf"&(?=(?:{'|'.join(sorted(name2codepoint))}|#[0-9]+|#[xX][0-9a-fA-F]+|#[xX]0[xX][0-9a-fA-F]+);)"
 )
 
@@ -40,7 +41,7 @@ def find(text: str) -> Iterator[tuple[int, int, str]]:
             yield match.start(), match.end(), chr(name2codepoint[name])
 
 
-_ENTITY = re.compile(rf"&({'|'.join(sorted(name2codepoint))}|#[0-9]{{1,12}}|#[xX][0-9a-fA-F]{{1,12}});")
+_ENTITY = expression(rf"&({'|'.join(sorted(name2codepoint))}|#[0-9]{{1,12}}|#[xX][0-9a-fA-F]{{1,12}});")
 _CHARACTERS = frozenset(map(chr, name2codepoint.values()))
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from claude_proxy.core.expressions import expression
+
 
 class Format(NamedTuple):
     """A format: what it is, in words for a fault, and whether a string has it."""
@@ -18,8 +20,8 @@ class Format(NamedTuple):
     accepts: Callable[[str], bool]
 
 
-def _full_match(expression: str) -> Callable[[str], bool]:
-    compiled = re.compile(expression, re.ASCII | re.VERBOSE)
+def _full_match(pattern: str) -> Callable[[str], bool]:
+    compiled = expression(pattern, re.ASCII | re.VERBOSE)
     return lambda text: compiled.fullmatch(text) is not None
 
 
@@ -89,7 +91,7 @@ def _is_ipv6(text: str) -> bool:
     return "%" not in text
 
 
-_splits_as_uri = re.compile(
+_splits_as_uri = expression(
     r"""[A-Za-z][A-Za-z0-9+.-]* :
         (?: // (?: [^/?\#@\[\]]* @ )? (?: \[(?P<ip>[^\]]*)\] | [^/?\#@:\[\]]* ) (?: :\d* )? (?: /[^?\#\[\]]* )?
           | (?! // ) [^?\#\[\]]* )

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from claude_proxy.core.expressions import expression
+
 _MAX_DEPTH = 64
 
 
@@ -142,11 +144,11 @@ _LITERALS = {"true": True, "false": False, "null": None, "none": None, "undefine
 _BEHIND_KEY = re.compile(r"\s*(?::|=>?)")
 _NEXT = r"""["'“‘][^"'“”‘’\n]{0,80}["'”’]|["'“‘]{2}|[\w$]{1,80}\s*:|[-\d[{(]|(?:true|false|null|True|False|None)\b"""
 _NEXT_ARGUMENT = r"[\w.]{1,80}\s*[=(]"  # in the arguments of a Python call
-_KEY_AHEAD = re.compile(r"""["'“][^"'”\n]{1,80}["'”]\s*:""")
+_KEY_AHEAD = expression(r"""["'“][^"'”\n]{1,80}["'”]\s*:""")
 
 
 def _behind_value(following: str, line: str = r"[A-Z][\w ]{0,30}:|\{") -> re.Pattern[str]:
-    return re.compile(
+    return expression(
         rf"""\s*+(?:
             \Z
           | ,\s*(?:{following}|[\]}})]|//|/\*|\#|\.\.\.|\Z)
@@ -163,7 +165,7 @@ def _behind_value(following: str, line: str = r"[A-Z][\w ]{0,30}:|\{") -> re.Pat
 _BEHIND_VALUE = _behind_value(_NEXT)
 _BEHIND_ARGUMENT = _behind_value(rf"{_NEXT}|{_NEXT_ARGUMENT}", r"[\w.]{1,80}\(")
 # A string before no colon is an argument without a name, which belongs to nobody.
-_BEHIND_QUOTED_ARGUMENT = re.compile(rf"{_BEHIND_KEY.pattern}|(?:{_BEHIND_ARGUMENT.pattern})", re.VERBOSE)
+_BEHIND_QUOTED_ARGUMENT = expression(rf"{_BEHIND_KEY.pattern}|(?:{_BEHIND_ARGUMENT.pattern})", re.VERBOSE)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", "\\": "\\", '"': '"', "'": "'", "`": "`"}
 _UNICODE_ESCAPE = re.compile(r"u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?")
 

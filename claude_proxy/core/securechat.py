@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from claude_proxy.core.content import Document, Image
+from claude_proxy.core.expressions import expression
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
 from claude_proxy.core.notation import to_json
@@ -256,7 +257,7 @@ def _tokens(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-_MEDIA_TYPE = re.compile(
+_MEDIA_TYPE = expression(
     r"(application|audio|font|image|message|model|multipart|text|video)/[a-z0-9.+-]{1,40}", re.IGNORECASE
 )
 
@@ -269,7 +270,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 # --- redirects --------------------------------------------------------------------------------------------------------
 
-_SIGN_ON = re.compile(r"log-?[io]n|sign-?[io]n|sso|saml|shib|oauth|openid|adfs|/idp|/cas\b|/auth", re.IGNORECASE)
+_SIGN_ON = expression(r"log-?[io]n|sign-?[io]n|sso|saml|shib|oauth|openid|adfs|/idp|/cas\b|/auth", re.IGNORECASE)
 
 
 def _redirect(came: Came, url: str) -> ProxyError:
@@ -318,7 +319,7 @@ def _leads_to_sign_on(url: str, location: str) -> bool:
 
 # What a page says of itself, in the words of the products that make such pages.
 _PLAIN_ON_TLS_PORT = re.compile(r"plain http request was sent to https port|ssl-enabled server port|to an https server")
-_FIREWALL = re.compile(
+_FIREWALL = expression(
     r"requested url was rejected|request rejected|support id|web application firewall|mod_?security|incapsula|"
     r"incident id|attention required|cloudflare ray|blocked by|access denied"
 )

@@ -11,6 +11,8 @@ from collections.abc import Container, Iterable
 from enum import StrEnum, auto
 from typing import NamedTuple
 
+from claude_proxy.core.expressions import expression
+
 # What can stand around a tag's own name: a namespace such as `antml:`, or DeepSeek's `｜DSML｜`.
 _NAMESPACE = r"(?:[\w.-]{1,40}:|[|｜]\s*[^|｜<>\s]{1,20}\s*[|｜]\s*)?"
 _NAMES = "function_calls?|tool_calls?|calls|invoke|parameters?|param"
@@ -54,7 +56,7 @@ class Tag(NamedTuple):
 
 # What looks like a tag: of the notation, with its `<` or at the start of a line without; or of any short name, which
 # may be a parameter's.
-_TAG = re.compile(
+_TAG = expression(
     rf"<\s{{0,9}}(?:(?P<slash>\\?/)\s{{0,9}})?{_NAMESPACE}(?P<name>{_NAMES})"
     rf"(?:(?P<attributes>(?:[\s=][^<>]{{0,300}})?)(?P<empty>/?)\s{{0,9}}>|(?P<unended>(?=[ \t]*\n)))"
     rf"|^[ \t]*(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{{0,300}})>"
