@@ -16,7 +16,6 @@ import os
 import re
 import ssl
 import stat
-import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -886,25 +885,3 @@ def _unquote(text: str) -> str:
     if quoted := re.fullmatch(r"""(["'])(.*?)\1\s*(?:#.*)?""", text):
         return quoted[2].replace('\\"', '"') if quoted[1] == '"' else quoted[2]
     return re.split(r"\s#", f" {text}", maxsplit=1)[0].strip()
-
-
-# --- the reference ----------------------------------------------------------------------------------------------------
-
-
-def env_example() -> str:
-    """The text of `.env.example`: every setting with its help; those with a default are commented out."""
-    lines = [
-        "# Settings of claude-proxy: copy to .env and edit. The environment wins over this file, and this file over",
-        "# claude-proxy.toml (see claude-proxy.example.toml; CLAUDE_PROXY_CONFIG names another path of that file).",
-        "# Generated from claude_proxy/settings.py by scripts/generate.py; do not edit here.",
-    ]
-    for setting in TABLE:
-        lines += ["", *(f"# {line}" for line in textwrap.wrap(setting.help, 100))]
-        required = setting.default is None or (setting.secret and not setting.shared)
-        value = setting.default or setting.example
-        lines.append(f"{'' if required else '# '}{setting.name}={_quote(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _quote(value: str) -> str:
-    return f"'{value}'" if re.search(r"[^\w./:-]", value) else value

@@ -10,7 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from claude_proxy import settings
 from claude_proxy.settings import TABLE, Setting
 
 _CONFIG_HEAD = """\
@@ -57,6 +56,25 @@ _CONFIG_TABLES = """
 """
 
 
+def env_example() -> str:
+    """The text of `.env.example`: every setting with its help; those with a default are commented out."""
+    lines = [
+        "# Settings of claude-proxy: copy to .env and edit. The environment wins over this file, and this file over",
+        "# claude-proxy.toml (see claude-proxy.example.toml; CLAUDE_PROXY_CONFIG names another path of that file).",
+        "# Generated from claude_proxy/settings.py by scripts/generate.py; do not edit here.",
+    ]
+    for setting in TABLE:
+        lines += ["", *(f"# {line}" for line in textwrap.wrap(setting.help, 100))]
+        required = setting.default is None or (setting.secret and not setting.shared)
+        value = setting.default or setting.example
+        lines.append(f"{'' if required else '# '}{setting.name}={_quote(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _quote(value: str) -> str:
+    return f"'{value}'" if re.search(r"[^\w./:-]", value) else value
+
+
 def config_example() -> str:
     """The text of `claude-proxy.example.toml`; everything is commented out."""
     lines = [_CONFIG_HEAD.rstrip()]
@@ -95,7 +113,7 @@ def generated() -> dict[Path, str]:
     """The files, and what they should hold."""
     page = ROOT / "docs" / "configuration.md"
     return {
-        ROOT / ".env.example": settings.env_example(),
+        ROOT / ".env.example": env_example(),
         ROOT / "claude-proxy.example.toml": config_example(),
         page: reference(page.read_text(encoding="utf-8")),
     }

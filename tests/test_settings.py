@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from claude_proxy import settings as settings_module
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import TABLE, Secret, Settings, env_example, home, load, read_dotenv, working_folder
+from claude_proxy.settings import TABLE, Secret, Settings, home, load, read_dotenv, working_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 URL = "https://redcap.example.edu/api/"
@@ -449,19 +449,20 @@ def test_a_value_in_single_quotes_is_taken_as_it_stands(tmp_path_factory: pytest
 
 # --- .env.example -----------------------------------------------------------------------------------------------------
 
+ENV_EXAMPLE = (Path(__file__).parent.parent / ".env.example").read_text(encoding="utf-8")
+
 
 def test_the_example_can_be_loaded_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(env_example())
+    (tmp_path / ".env").write_text(ENV_EXAMPLE)
     assert load({}, tmp_path) == Settings(redcap_api_url="https://redcap.example.edu/api/")
 
 
 def test_the_example_shows_every_setting_once_with_its_help_and_default(tmp_path: Path) -> None:
-    text = env_example()
-    shown = re.findall(r"^(?:# )?([A-Z_]+)=", text, re.MULTILINE)
+    shown = re.findall(r"^(?:# )?([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE)
     assert shown == NAMES
-    words = " ".join(line.removeprefix("# ") for line in text.splitlines())
+    words = " ".join(line.removeprefix("# ") for line in ENV_EXAMPLE.splitlines())
     assert [setting.name for setting in TABLE if setting.help not in words] == []
-    (tmp_path / ".env").write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE))
+    (tmp_path / ".env").write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", ENV_EXAMPLE, flags=re.MULTILINE))
     assert load({}, tmp_path) == Settings(
         redcap_api_url="https://redcap.example.edu/api/",
         model_map={"claude-opus-*": "claude-opus-4"},
@@ -470,7 +471,7 @@ def test_the_example_shows_every_setting_once_with_its_help_and_default(tmp_path
 
 
 def test_what_must_be_given_is_not_commented_out() -> None:
-    open_lines = [line for line in env_example().splitlines() if line and not line.startswith("#")]
+    open_lines = [line for line in ENV_EXAMPLE.splitlines() if line and not line.startswith("#")]
     assert open_lines == ["REDCAP_API_URL=https://redcap.example.edu/api/", "REDCAP_API_TOKEN=", "CLIENT_HASH_KEY="]
 
 
