@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from claude_proxy.errors import SettingsError
 
@@ -32,8 +32,7 @@ _IN_QUOTES = "A name with a dot, a blank or a * stands in quotes."
 _MOST_TOKENS = 100_000_000
 
 
-@dataclass(frozen=True)
-class AliasFacts:
+class AliasFacts(NamedTuple):
     """What is said of an alias, as in `models.Alias`; None leaves a fact to the built-in tables."""
 
     window: int | None = None
@@ -224,7 +223,7 @@ def read_aliases(document: Document) -> dict[str, AliasFacts]:
 
 
 def _facts(document: Document, keys: Keys) -> AliasFacts:
-    document.check_names(keys, AliasFacts.__dataclass_fields__, f"{_REFERENCE} {_IN_QUOTES}")
+    document.check_names(keys, AliasFacts._fields, f"{_REFERENCE} {_IN_QUOTES}")
     facts = document.table(*keys)
     for name, value in facts.items():
         rule = ""

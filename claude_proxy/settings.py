@@ -58,8 +58,7 @@ class Secret:
         return hash(self._text)
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A REDCap with a SecureChatAI besides that of `REDCAP_API_URL`, or another module on the same one.
 
     Attributes:
@@ -235,8 +234,7 @@ def is_loopback(host: str) -> bool:
     return bool((mapped or address).is_loopback)
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One row of the table.
 
     Attributes:

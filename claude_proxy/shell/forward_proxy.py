@@ -11,7 +11,7 @@ import base64
 import ipaddress
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from claude_proxy import __version__
@@ -22,8 +22,7 @@ from claude_proxy.shell.http_answer import BadAnswer, Inbox, read_head
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True)
-class ForwardProxy:
+class ForwardProxy(NamedTuple):
     """A proxy on the way out.
 
     Attributes:

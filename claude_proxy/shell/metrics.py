@@ -7,10 +7,9 @@ yet is a line at zero and its first time is seen as a rise.
 
 from __future__ import annotations
 
-import platform
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from claude_proxy import __version__
 from claude_proxy.shell.journal import BUCKETS, Histogram, Snapshot, Times
@@ -22,14 +21,13 @@ _Labels: TypeAlias = Mapping[str, str]
 _Sample: TypeAlias = tuple[str, _Labels, float]  # suffix of the name, labels, value
 
 
-@dataclass(frozen=True)
-class _Family:
+class _Family(NamedTuple):
     """One metric with all its samples."""
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
     help: str
-    samples: tuple[_Sample, ...] = field(default=())
+    samples: tuple[_Sample, ...] = ()
 
 
 def media_type(accept: str) -> str:
@@ -77,7 +75,7 @@ _BY_ALIAS = (  # name, attribute of `Totals`, explanation
 
 def _families(snapshot: Snapshot) -> Iterator[_Family]:
     totals = snapshot.totals
-    build = {"version": __version__, "python": platform.python_version()}
+    build = {"version": __version__, "python": sys.version.partition(" ")[0]}
     yield _gauge("build_info", "What runs; always 1.", 1, build)
     yield _gauge("start_time_seconds", "When the proxy started, in Unix seconds.", snapshot.started)
     yield _gauge("requests_in_flight", "Requests for messages that are being answered.", len(snapshot.running))

@@ -18,10 +18,10 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib import resources
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
@@ -44,8 +44,7 @@ _SPEAKS_FOR_ANOTHER = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why somebody may not look.
 
     Attributes:
@@ -110,8 +109,7 @@ def _names_this_machine(host: str, listen_host: str) -> bool:
 # --- what is shown besides the snapshot -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class AliasHealth:
+class AliasHealth(NamedTuple):
     """An alias of the table: the model names that lead to it, and how it fares."""
 
     name: str
@@ -120,8 +118,7 @@ class AliasHealth:
     answered_at: float | None  # Unix seconds
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """What runs here: the host of REDCap, and the aliases."""
 
     redcap: str
