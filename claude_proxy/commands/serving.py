@@ -61,11 +61,12 @@ def _fit_to_open_files(configured: Settings, journal: Journal) -> Settings:
 
 def serve_until_stopped(server: ProxyServer, journal: Journal) -> int:
     """Serve until a signal comes; then let running requests end."""
-    threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
+    accepting = threading.Thread(target=server.serve_forever, name="accept", daemon=True)
     with contextlib.suppress(KeyboardInterrupt):
+        accepting.start()  # here too a signal may come, when a client is being served already
         _wait_for_signal()
     journal.notice("info", "stopping; a second signal ends at once", connections=len(server.connections))
-    if cut := server.stop(server.settings.shutdown_grace):
+    if accepting.is_alive() and (cut := server.stop(server.settings.shutdown_grace)):
         journal.notice("warning", "stopped", connections_cut=cut)
     return OK
 
