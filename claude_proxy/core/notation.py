@@ -30,6 +30,7 @@ import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
@@ -38,7 +39,7 @@ from claude_proxy.core import schema as json_schema
 from claude_proxy.core.content import Tool
 from claude_proxy.core.memo import Memo, digest
 from claude_proxy.core.schema import Schema
-from claude_proxy.core.tags import Kind, Tag, find_tags
+from claude_proxy.core.tags import Kind, Tag, find_tags, may_hold_calls
 
 BLOCK_TAG = "<function_calls>"
 
@@ -222,6 +223,16 @@ class Vocabulary:
         self.known = {name: json_schema.properties(tool.input_schema) for name, tool in tools.items()}
         self.meant = {name: repair.Parameters(known) for name, known in self.known.items()}
 
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """The names of all parameters."""
+        return frozenset(name for known in self.known.values() for name in known)
+
+    @cached_property
+    def elements(self) -> frozenset[str]:
+        """The names, in lower case, that may be tags of their own: those of the tools and of their parameters."""
+        return frozenset(name.lower() for name in (*self.parameters, *self.known))
+
 
 class Reader:
     """Reads the calls in a reply, canonical or sloppy.
@@ -246,10 +257,15 @@ class Reader:
         self.text = text
         self.tools = tools
         self.cut = cut
-        words = vocabulary or Vocabulary(tools)
-        self._known, self._meant = words.known, words.meant
-        self._parameters = {name for known in self._known.values() for name in known}
-        self.tags = find_tags(text, {*self._parameters, *tools}, tools)
+        self.tags: list[Tag] = []
+        self._openings: list[int] = []
+        if may_hold_calls(text):
+            self._look_over(vocabulary or Vocabulary(tools))
+
+    def _look_over(self, words: Vocabulary) -> None:
+        """Find the tags, and what it costs to read on from each in each state."""
+        self._known, self._meant, self._parameters = words.known, words.meant, words.parameters
+        self.tags = find_tags(self.text, words.elements, self.tools)
         self._following = [self._following_kind(index) for index in range(len(self.tags))]
         self._openings = [index for index in range(len(self.tags)) if self._opens(index)]
         if self._openings:

@@ -56,41 +56,51 @@ class Tag(NamedTuple):
 
 # What looks like a tag: of the notation, with its `<` or at the start of a line without; or of any short name, which
 # may be a parameter's.
-_TAG = expression(
-    rf"<\s{{0,9}}(?:(?P<slash>\\?/)\s{{0,9}})?{_NAMESPACE}(?P<name>{_NAMES})"
+_BRACKETED = (
+    rf"<(?:\s{{0,9}}(?:(?P<slash>\\?/)\s{{0,9}})?{_NAMESPACE}(?P<name>{_NAMES})"
     rf"(?:(?P<attributes>(?:[\s=][^<>]{{0,300}})?)(?P<empty>/?)\s{{0,9}}>|(?P<unended>(?=[ \t]*\n)))"
-    rf"|^[ \t]*(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{{0,300}})>"
-    rf"|(?<![<\\/])(?<!\\u003c)(?P<bare_slash>/)(?P<bare_close>function_calls|invoke|parameter)>"
-    rf"|</(?P<other>{_OTHER_ENDS})>"
-    rf"|<(?P<element_slash>/?)(?P<element>[\w.-]{{1,200}})>",
-    re.IGNORECASE | re.MULTILINE,
+    rf"|/(?P<other>{_OTHER_ENDS})>"
+    rf"|(?P<element_slash>/?)(?P<element>[\w.-]{{1,200}})>)"
 )
+_BARE = r"(?P<bare>function_calls(?=>)|invoke(?=\s+name)|parameter(?=\s+name))(?P<rest>[^<>\n]{0,300})>"
+_BARE_CLOSE = r"(?P<bare_slash>/)(?<![<\\/]/)(?<!\\u003c/)(?P<bare_close>function_calls|invoke|parameter)>"
+_TAG = expression(rf"{_BRACKETED}|^[ \t]*{_BARE}|{_BARE_CLOSE}", re.IGNORECASE | re.MULTILINE)
+# Python looks for a pattern that begins with a certain character far faster than for one that may begin with any. So
+# tags without their `<`, which are rare, are looked for apart, and only where there are any with all the others.
+_BRACKETED_TAG = expression(_BRACKETED, re.IGNORECASE)
+_BARE_TAGS = (re.compile(rf"\n[ \t]*{_BARE}", re.IGNORECASE), re.compile(_BARE_CLOSE, re.IGNORECASE))
 
 
-def find_tags(text: str, elements: Iterable[str], tools: Container[str]) -> list[Tag]:
+def find_tags(text: str, elements: Container[str], tools: Container[str]) -> list[Tag]:
     """All tags of a text.
 
     Args:
         text: a reply.
-        elements: the names that are tags of their own: those of the offered tools and of their parameters.
+        elements: the names that are tags of their own, in lower case: those of the offered tools and their parameters.
         tools: which of them are tools.
     """
-    if not _HINT.search(text):
-        return []
-    names = {name.lower() for name in elements}
+    lines = f"\n{text}"
+    pattern = _TAG if any(bare.search(lines) for bare in _BARE_TAGS) else _BRACKETED_TAG
     tags: list[Tag] = []
     position = 0
-    while match := _TAG.search(text, position):
+    while match := pattern.search(text, position):
         position = match.end()
         if not match["element"]:
             tags += _read_tag(match)
-        elif match["element"].lower() in names:
+        elif match["element"].lower() in elements:
             tags.append(_read_element(match, tools))
         position = max(position, tags[-1].end if tags else 0)
     return tags
 
 
-_HINT = re.compile(r"invoke[\s=>]|<function_calls?>", re.IGNORECASE)
+def may_hold_calls(text: str) -> bool:
+    """Whether anything in a text hints at a call in the notation; without it, no tag is worth a look."""
+    return bool(_HINT_OF_BLOCK.search(text) or (_IN_INVOKE in text.lower() and _HINT_OF_INVOKE.search(text)))
+
+
+_HINT_OF_BLOCK = re.compile(r"<function_calls?>", re.IGNORECASE)
+_HINT_OF_INVOKE = re.compile(r"invoke[\s=>]", re.IGNORECASE)
+_IN_INVOKE = "nvo"  # quick to find; for `i` and `k`, letters beyond ASCII pass where case is ignored
 
 
 def _read_element(match: re.Match[str], tools: Container[str]) -> Tag:
@@ -105,10 +115,11 @@ def _read_tag(match: re.Match[str]) -> list[Tag]:
     """The tag that a match stands for; an empty one, `<invoke …/>`, opens and closes."""
     if match["other"]:
         return [Tag(match.start(), match.end(), Kind.CLOSE_OTHER)]
-    word = (match["name"] or match["bare"] or match["bare_close"]).lower()
-    attributes = match["attributes"] or match["rest"] or ""
-    empty = bool(match["empty"]) or attributes.endswith("/")
-    closes = bool(match["slash"] or match["bare_slash"])
+    parts = match.groupdict()
+    word = (parts["name"] or parts.get("bare") or parts["bare_close"]).lower()
+    attributes = parts["attributes"] or parts.get("rest") or ""
+    empty = bool(parts["empty"]) or attributes.endswith("/")
+    closes = bool(parts["slash"] or parts.get("bare_slash"))
     if word.startswith(("function", "tool", "calls")):
         return [Tag(match.start(), match.end(), Kind.CLOSE_BLOCK if closes else Kind.OPEN_BLOCK)]
     if closes:
