@@ -25,7 +25,7 @@ from typing import NamedTuple
 from claude_proxy.core import dialects, notation, repair
 from claude_proxy.core import schema as json_schema
 from claude_proxy.core.content import ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
-from claude_proxy.core.notation import Call, CallBlock
+from claude_proxy.core.notation import Call, CallBlock, Vocabulary
 from claude_proxy.core.tags import Kind
 
 SIGNATURE = "Y2xhdWRlLXByb3h5"  # clients want a signature that is not empty; nobody checks it
@@ -63,6 +63,7 @@ def read_reply(
     cut: bool,
     single_call: bool = False,
     decoded: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> Reply:
     """Read a model's reply.
 
@@ -73,10 +74,11 @@ def read_reply(
         cut: whether the reply reached the limit at which the model is cut off.
         single_call: keep the first call only.
         decoded: whether the module has decoded the reply's HTML entities.
+        vocabulary: that of the tools, for who reads many replies.
     """
-    thoughts, body = _split_thinking(text, tools, cut=cut)
+    thoughts, body = _split_thinking(text, tools, vocabulary, cut=cut)
     whole = _without_partial_tag(body) if tools else body
-    found = _find(whole, tools, cut=cut or whole != body)
+    found = _find(whole, tools, vocabulary, cut=cut or whole != body)
     if cut:
         found = _without_last_call(found, len(whole))
     truncated = cut or whole != body or any(block.truncated for block in found.blocks)
@@ -179,7 +181,9 @@ _ANALYSIS = re.compile(
 _MINIMAX_TOKEN = re.compile(r"\]<\]\w{1,40}\[>\[")  # M3 puts one before each tag
 
 
-def _split_thinking(text: str, tools: Mapping[str, Tool], *, cut: bool) -> tuple[list[str], str]:
+def _split_thinking(
+    text: str, tools: Mapping[str, Tool], vocabulary: Vocabulary | None, *, cut: bool
+) -> tuple[list[str], str]:
     """The thoughts that a reply begins with, and the rest: gpt-oss's, and those whose opening tag is missing."""
     thoughts: list[str] = []
     text = _MINIMAX_TOKEN.sub("", text) if "]<]" in text else text
@@ -190,7 +194,7 @@ def _split_thinking(text: str, tools: Mapping[str, Tool], *, cut: bool) -> tuple
     text = text[start:]
     closing = _LONE_CLOSING_THOUGHT.search(text)
     if closing and not _OPENING_THOUGHT.search(text, 0, closing.start()):
-        values = (block for block in _find(text, tools, cut=cut).blocks if not block.truncated)
+        values = (block for block in _find(text, tools, vocabulary, cut=cut).blocks if not block.truncated)
         if not any(block.start < closing.start() < block.end for block in values):
             return [*thoughts, text[: closing.start()]], text[closing.end() :]
     return thoughts, text
@@ -228,11 +232,11 @@ class _Found:
         return [part for part in self.parts if isinstance(part, CallBlock)]
 
 
-def _find(text: str, tools: Mapping[str, Tool], *, cut: bool) -> _Found:
+def _find(text: str, tools: Mapping[str, Tool], vocabulary: Vocabulary | None, *, cut: bool) -> _Found:
     """Look for canonical calls, and only if there is none for those in other dialects."""
     if not tools:
         return _look_through(text, _Finder(text, tools))
-    reader = notation.Reader(text, tools, cut=cut)
+    reader = notation.Reader(text, tools, cut=cut, vocabulary=vocabulary)
     if reader.openings():
         found = _look_through(text, _CanonicalFinder(text, tools, reader))
         if found.blocks or found.defect:
