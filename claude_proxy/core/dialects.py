@@ -322,7 +322,7 @@ def _react(match: re.Match[str]) -> _Read | None:
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
-_BAR, _GAP, _NAME = "[|｜]", "[_▁ ]", r"(?P<name>[\w.:/-]+)"
+_BAR, _GAP, _NAME = "[|｜]", "[_▁ ]", r"(?P<name>[\w.:/-]++)"
 # What may stand between two calls, or behind the last.
 _BETWEEN = re.compile(
     rf"(?:\s|;|,|</(?:tool_calls?|function_calls?|tools|tool_use|function)>"
@@ -384,14 +384,19 @@ def _any_of(openings: Iterable[re.Pattern[str]]) -> re.Pattern[str]:
 _OPENINGS = _any_of(opening for opening, _, _ in _DIALECTS)
 _UNMISTAKABLE_OPENINGS = _any_of(opening for opening, _, unmistakable in _DIALECTS if unmistakable)
 
-# Where a dialect may begin at the start of a line. Were blank lines not passed over, each would be read to the last.
-OPENING_OF_LINE = expression(rf"^[^\S\n]*+(?=\S)(?:{_OPENINGS.pattern})", re.MULTILINE)
+# The newline before a line at whose start a dialect may begin. Were blank lines not passed over, each would be read to
+# the last.
+OPENING_OF_LINE = expression(rf"\n[^\S\n]*+(?=\S)(?:{_OPENINGS.pattern})")
 
 # Tokens that begin calls wherever they stand: models write them behind their words on the same line.
-SPECIAL_TOKEN = re.compile(
-    rf"<\|start\|>assistant|<\|channel\|>|<\|open\|>tools|\[TOOL_CALLS\]|<\|python_(?:tag|start)\|>"
-    rf"|<{_BAR}?tool{_GAP}calls?[_▁ |｜>]"
+SPECIAL_TOKENS = (
+    re.compile(
+        rf"<(?:\|start\|>assistant|\|channel\|>|\|open\|>tools|\|python_(?:tag|start)\|>"
+        rf"|{_BAR}?tool{_GAP}calls?[_▁ |｜>])"
+    ),
+    re.compile(r"\[TOOL_CALLS\]"),
 )
+ANY_SPECIAL_TOKEN = _any_of(SPECIAL_TOKENS)
 
 
 def arguments_for(call: Call, required: Iterable[str]) -> Call:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from claude_proxy.core import dialects, notation, repair
@@ -128,7 +129,8 @@ _MAX_PARTIAL_TAG = 400
 
 def _without_partial_tag(text: str) -> str:
     """A reply without the beginning of a tag that its end has cut off, if it ends in one."""
-    partial = _PARTIAL_TAG.search(text, max(0, len(text) - _MAX_PARTIAL_TAG))
+    furthest = max(0, len(text) - _MAX_PARTIAL_TAG)
+    partial = _PARTIAL_TAG.match(text, max(text.rfind("\n", furthest, text.rfind("<")), furthest))
     if partial and any(name.startswith(partial["name"]) for name in _TAG_NAMES):
         return text[: partial.start()]
     return text
@@ -139,13 +141,17 @@ _FRAME_OF_WORDS = re.compile(
     r"""(?:<\|start\|>assistant)?<\|channel\|>(?:final|commentary)(?:\s*<\|constrain\|>\s*\w+)?<\|message\|>  # gpt-oss
       | <\|(?:open|close)\|>response<\|sep\|>                                                           # Kimi K3
       | <\|(?:start\|>assistant|end\|>|return\|>|im_end\|>|eot_id\|>|eom_id\|>)     # gpt-oss, Qwen and Llama: turns
-      | \A\s*Assistant:\s+""",
+    """,
     re.VERBOSE,
 )
+_SPEAKER = re.compile(r"\s*Assistant:\s+")
 
 
 def _text(prose: str) -> list[Text]:
-    prose = _FRAME_OF_WORDS.sub("", prose).strip()
+    speaker = _SPEAKER.match(prose)
+    prose = prose[speaker.end() :] if speaker else prose
+    prose = _FRAME_OF_WORDS.sub("", prose) if "<|" in prose else prose
+    prose = prose.strip()
     return [Text(prose)] if prose else []
 
 
@@ -163,12 +169,18 @@ def _tool_use(call: Call, tools: Mapping[str, Tool], tool_use_id: str, *, decode
 
 _THOUGHT = r"(?:think(?:ing)?|thought|reasoning)"
 # Thinking in tags, wherever it stands.
-_OPENING_THOUGHT = re.compile(rf"<\s?(?:\w{{1,20}}:)?{_THOUGHT}\s?>|\[THINK\]", re.IGNORECASE)
-_CLOSING_THOUGHT = re.compile(rf"</\s?(?:\w{{1,20}}:)?{_THOUGHT}\s?>|\[/THINK\]", re.IGNORECASE)
+_OPENING_THOUGHT = (
+    re.compile(rf"<\s?(?:\w{{1,20}}:)?{_THOUGHT}\s?>", re.IGNORECASE),
+    re.compile(r"\[THINK\]", re.IGNORECASE),
+)
+_CLOSING_THOUGHT = (
+    re.compile(rf"</\s?(?:\w{{1,20}}:)?{_THOUGHT}\s?>", re.IGNORECASE),
+    re.compile(r"\[/THINK\]", re.IGNORECASE),
+)
 # The first tag of a reply whose opening tag stood in the prompt: then all before it is thinking. It begins a line or
 # ends one, or the answer follows at once; anywhere else the tag is only mentioned.
 _LONE_CLOSING_THOUGHT = re.compile(
-    rf"^</{_THOUGHT}>|</{_THOUGHT}>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{{\[])", re.IGNORECASE | re.MULTILINE
+    rf"</(?:(?<=^</){_THOUGHT}>|{_THOUGHT}>(?=[ \t]*(?:\n|\Z)|[A-Za-z<{{\[]))", re.IGNORECASE | re.MULTILINE
 )
 # gpt-oss speaks in channels: `analysis` is thinking, what is said in the others is for the user.
 _ANALYSIS = re.compile(
@@ -193,7 +205,7 @@ def _split_thinking(
         start = analysis.end()
     text = text[start:]
     closing = _LONE_CLOSING_THOUGHT.search(text)
-    if closing and not _OPENING_THOUGHT.search(text, 0, closing.start()):
+    if closing and not any(opening.search(text, 0, closing.start()) for opening in _OPENING_THOUGHT):
         values = (block for block in _find(text, tools, vocabulary, cut=cut).blocks if not block.truncated)
         if not any(block.start < closing.start() < block.end for block in values):
             return [*thoughts, text[: closing.start()]], text[closing.end() :]
@@ -265,20 +277,44 @@ class _Ahead:
     def __init__(self, pattern: re.Pattern[str], text: str) -> None:
         self._pattern = pattern
         self._text = text
-        self._match = pattern.search(text)
+        self._match: re.Match[str] | None = None
+        self._start = -1
 
     def match(self, position: int) -> re.Match[str] | None:
         """The first match from a position on."""
-        if self._match and self._match.start() < position:
-            self._match = self._pattern.search(self._text, position)
+        if self._start < position:
+            self._match = match = self._pattern.search(self._text, position)
+            self._start = match.start() if match else len(self._text)
         return self._match
 
     def start(self, position: int) -> int:
         """Where the first match from a position on begins; the end of the text where there is none."""
-        match = self._match
-        if match and match.start() < position:
-            match = self.match(position)
-        return match.start() if match else len(self._text)
+        if self._start < position:
+            self.match(position)
+        return self._start
+
+
+class _AheadOfAny:
+    """Where any of several patterns matches next, none of which can match where another does.
+
+    Python looks far faster for several patterns that each begin with a certain character than for one that may begin
+    with any of them.
+    """
+
+    def __init__(self, patterns: Iterable[re.Pattern[str]], text: str) -> None:
+        self._each = [_Ahead(pattern, text) for pattern in patterns]
+        self._start = -1
+
+    def match(self, position: int) -> re.Match[str] | None:
+        """The first match from a position on."""
+        first = min(self._each, key=lambda ahead: ahead.start(position))
+        return first.match(position)
+
+    def start(self, position: int) -> int:
+        """Where the first match from a position on begins; the end of the text where there is none."""
+        if self._start < position:
+            self._start = min([ahead.start(position) for ahead in self._each])
+        return self._start
 
 
 class _Line(NamedTuple):
@@ -297,19 +333,20 @@ class _Line(NamedTuple):
     fence_start: int
 
 
-_END_OF_LINE = re.compile(r"\n\s*(?=\n)\n?|\n|\Z")
-_FENCE = r"[ \t]*(?:(?:[-*+]|\d{1,3}[.)]|>)[ \t]+)*(?P<fence>`{3,}|~{3,})"
+_END_OF_LINE = re.compile(r"\n(?:\s*(?=\n)\n?)?")
+# A look at what it may begin with spares most lines the slower loop over the marks of lists and quotations before it.
+_FENCE = r"[ \t]*(?=[-*+\d>`~])(?:(?:[-*+]|\d{1,3}[.)]|>)[ \t]+)*(?P<fence>`{3,}|~{3,})"
 _OPENING_FENCE = re.compile(_FENCE)
-_BARE_FENCE = re.compile(rf"^{_FENCE}[^\S\n]*$", re.MULTILINE)
+_BARE_FENCE = re.compile(rf"\n{_FENCE}[^\S\n]*(?=\n|\Z)")
 _FENCE_AT_END = re.compile(r"[^`\n]*[^`\s][^\S\n]*(`{3,})[\w+-]*[ \t]*\n")
 # Markup that shows a text instead of meaning it.
 _QUOTED = re.compile(r"[ \t]*<(!--|(?:pre|code|example|system-reminder)\b)", re.IGNORECASE)
 _QUOTED_ENDS = {
-    "!--": "-->",
-    "pre": "</pre>",
-    "code": "</code>",
-    "example": "</example>",
-    "system-reminder": "</system-reminder>",
+    "!--": re.compile("-->"),
+    "pre": re.compile("</pre>"),
+    "code": re.compile("</code>"),
+    "example": re.compile("</example>"),
+    "system-reminder": re.compile("</system-reminder>"),
 }
 _RESULT = re.compile(
     r"[ \t]*</?(?:tool_results?|function_results?|tool_responses?|tool_outputs?|system_message)\b", re.IGNORECASE
@@ -320,18 +357,21 @@ _RESULT_AFTER_CALL = re.compile(
     re.IGNORECASE,
 )
 _TURN = re.compile(r"[ \t]*(?:(?:\*\*)?(?:Human|User|Assistant)\b(?:\*\*)?:|#{1,6} (?:Human|User|Assistant)\b)")
-_CHAT_TOKEN = re.compile(
-    r"<\|im_start\|>(?:user|tool)|<\|start_header_id\|>(?:user|tool|ipython)|\[INST\]"
-    r"|<(?:tool_result|function_results?|tool_response)\b[^<>\n`]*>[ \t]*(?=\n)"
+_CHAT_TOKEN = (
+    re.compile(
+        r"<(?:\|im_start\|>(?:user|tool)|\|start_header_id\|>(?:user|tool|ipython)"
+        r"|(?:tool_result|function_results?|tool_response)\b[^<>\n`]*>[ \t]*(?=\n))"
+    ),
+    re.compile(r"\[INST\]"),
 )
 _TURN_BEFORE_CALL = re.compile(r"(?:Human|(User)):")
 
-# A line without any of these, and without what the finder looks for, is nothing but prose.
-_TELLING = re.compile(
-    rf"^(?:{_FENCE}|(?i:{_QUOTED.pattern}|{_RESULT.pattern}|{_RESULT_AFTER_CALL.pattern})|{_TURN.pattern})"
-    rf"|(?<!`)`{{3,}}[\w+-]*[ \t]*\n|{_CHAT_TOKEN.pattern}|(?i:{_OPENING_THOUGHT.pattern})",
-    re.MULTILINE,
+# A line that neither begins with the first of these nor ends with the second, and has no chat token, no thinking, and
+# nothing that the finder looks for, is nothing but prose.
+_TELLING_START = re.compile(
+    rf"\n(?:{_FENCE}|(?i:{_QUOTED.pattern}|{_RESULT.pattern}|{_RESULT_AFTER_CALL.pattern})|{_TURN.pattern})"
 )
+_TELLING_END = re.compile(r"`(?<!``)``+[\w+-]*[ \t]*\n")
 
 
 class _Lines:
@@ -339,21 +379,27 @@ class _Lines:
 
     def __init__(self, text: str, finder: _Finder) -> None:
         self.text = text
-        self.chat_tokens = _Ahead(_CHAT_TOKEN, text)
-        self.opening_thoughts = _Ahead(_OPENING_THOUGHT, text)
-        self.closing_thoughts = _Ahead(_CLOSING_THOUGHT, text)
+        self.chat_tokens = _AheadOfAny(_CHAT_TOKEN, text)
+        self.opening_thoughts = _AheadOfAny(_OPENING_THOUGHT, text)
+        self.closing_thoughts = _AheadOfAny(_CLOSING_THOUGHT, text)
         self._finder = finder
         self._ends = _Ahead(_END_OF_LINE, text)
-        self._telling = _Ahead(_TELLING, text)
-        self._bare_fences = _Ahead(_BARE_FENCE, text)
-        self._quotes = {end: _Ahead(re.compile(re.escape(end)), text) for end in _QUOTED_ENDS.values()}
-        self._last_tag = text.rfind("\n<")
-        self._last_block = text.rfind(notation.BLOCK_TAG)
+        lines = f"\n{text}"  # each line behind a newline, which stands here where the line begins in the text
+        self._telling_starts = _Ahead(_TELLING_START, lines)
+        self._telling_ends = _Ahead(_TELLING_END, text)
+        self._bare_fences = _Ahead(_BARE_FENCE, lines)
+        self._quotes = {name: _Ahead(end, text) for name, end in _QUOTED_ENDS.items()}
 
     def line_from(self, position: int) -> _Line | None:
         """The next line that may tell something: the one in which the position stands, if it is not its start."""
         if position == 0 or self.text[position - 1] == "\n":
-            telling = min(self._telling.start(position), self._finder.next_opening(position))
+            telling = min(
+                self._telling_starts.start(position),
+                self._telling_ends.start(position),
+                self.chat_tokens.start(position),
+                self.opening_thoughts.start(position),
+                self._finder.next_opening(position),
+            )
             if telling == len(self.text):
                 return None
             position = max(position, self.text.rfind("\n", position, telling) + 1)
@@ -365,19 +411,20 @@ class _Lines:
 
     def end_of_fence(self, line: _Line, position: int) -> int:
         """Where to read on behind a line: at the position, or behind the code fence that the line opens."""
-        at_end = None if line.fence else _FENCE_AT_END.match(self.text, line.start)
+        may_end_so = not line.fence and self.text.find("```", line.start, line.end) >= 0
+        at_end = _FENCE_AT_END.match(self.text, line.start) if may_end_so else None
         marks = at_end[1] if at_end else line.fence
         if not marks:
             return position
         while closing := self._bare_fences.match(position):
-            position = self._end_of_line(closing.end())
+            position = self._end_of_line(closing.end() - 1)  # without the newline before the first line
             if closing["fence"].startswith(marks):
                 return position
         return len(self.text)
 
     def end_of_quote(self, quoted: re.Match[str]) -> int | None:
         """Where the line ends in which quoting markup is closed; None where it is not."""
-        closing = self._quotes[_QUOTED_ENDS[quoted[1].lower()]].match(quoted.end())
+        closing = self._quotes[quoted[1].lower()].match(quoted.end())
         return self.text.find("\n", closing.start()) + 1 or len(self.text) if closing else None
 
     def thought(self, line: _Line) -> _Thought | None:
@@ -398,6 +445,15 @@ class _Lines:
                 break
             closing = further
         return _Thought(opening.start(), closing.end(), self.text[opening.end() : closing.start()])
+
+    @cached_property
+    def _last_tag(self) -> int:
+        """Where the last line begins with a tag, its newline included."""
+        return self.text.rfind("\n<")
+
+    @cached_property
+    def _last_block(self) -> int:
+        return self.text.rfind(notation.BLOCK_TAG)
 
     def _end_of_line(self, position: int) -> int:
         end = self._ends.match(position)
@@ -613,12 +669,14 @@ class _DialectFinder(_Finder):
 
     def __init__(self, text: str, tools: Mapping[str, Tool]) -> None:
         super().__init__(text, tools)
-        self._openings = _Ahead(dialects.OPENING_OF_LINE, text)
-        self._tokens = _Ahead(dialects.SPECIAL_TOKEN, text)
+        self._openings = _Ahead(dialects.OPENING_OF_LINE, f"\n{text}")
+        self._tokens = _AheadOfAny(dialects.SPECIAL_TOKENS, text)
 
     def next_opening(self, position: int) -> int:
         """Where a line begins with a dialect, or a special token stands."""
-        return min(self._openings.start(position), self._tokens.start(position)) if self.attempts else len(self.text)
+        if self.attempts == 0:
+            return len(self.text)
+        return min(self._openings.start(position), self._tokens.start(position))
 
     def in_line(self, line: _Line) -> CallBlock | None:
         """At the start of the line; what could be an ordinary object only if it ends the reply."""
@@ -639,7 +697,7 @@ class _DialectFinder(_Finder):
     def _special_tokens(self, line: _Line) -> Iterator[int]:
         """Where in a line, outside inline code, a token stands that begins calls."""
         inside, position = False, line.start
-        for token in dialects.SPECIAL_TOKEN.finditer(self.text, line.start, line.end):
+        for token in dialects.ANY_SPECIAL_TOKEN.finditer(self.text, line.start, line.end):
             inside ^= self.text.count("`", position, token.start()) % 2 == 1
             position = token.start()
             if not inside and dialects.begins(self.text, position, unmistakable=True):
