@@ -28,15 +28,17 @@ def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> di
     Args:
         arguments: of any call.
         shown: the texts that the conversation has shown, as they stand in their files; asked for only where there
-            could be a slip.
+            could be a slip, and only up to one that shows that there is none.
     """
     old = next((value for name, value in arguments.items() if _OLD.fullmatch(name) and isinstance(value, str)), "")
     bare = _without_numbers(old)
     if not (_could_be_decoded(old) or bare is not None):
         return None
-    texts = list(shown())
-    if any(old in text for text in texts):
-        return None
+    texts: list[str] = []
+    for text in shown():
+        if old in text:
+            return None
+        texts.append(text)
     if bare and any(bare in text for text in texts):
         return {name: _bare(name, value) for name, value in arguments.items()}
     encoded = [text for text in texts if "&" in text]
@@ -132,17 +134,23 @@ _READER = re.compile(r"read|view|open", re.IGNORECASE)
 
 
 def shown_texts(messages: Iterable[MessageParam]) -> Iterable[str]:
-    """The texts that a conversation has shown, as they stand in their files.
+    """The texts that a conversation has shown, as they stand in their files, the latest first: it is edited most often.
 
     They are without the armour, and without the line numbers that a tool which reads files puts before each line.
     """
     names: dict[str, str] = {}
+    shown: list[tuple[Text | ToolResult, str]] = []  # each with the name of the tool that it comes from
     for message in messages:
         for block in message.content:
-            if isinstance(block, Text):
-                yield block.text
-            elif isinstance(block, ToolUse):
+            if isinstance(block, ToolUse):
                 names[block.id] = block.name
+            elif isinstance(block, Text):
+                shown.append((block, ""))
             elif isinstance(block, ToolResult):
-                text = "\n".join(item.text for item in block.content if isinstance(item, Text))
-                yield _LINE_NUMBER.sub("", text) if _READER.search(names.get(block.tool_use_id, "")) else text
+                shown.append((block, names.get(block.tool_use_id, "")))
+    for source, name in reversed(shown):
+        if isinstance(source, Text):
+            yield source.text
+        else:
+            text = "\n".join(item.text for item in source.content if isinstance(item, Text))
+            yield _LINE_NUMBER.sub("", text) if _READER.search(name) else text

@@ -110,7 +110,7 @@ def test_what_a_conversation_has_shown() -> None:
         MessageParam("assistant", (Text("b"), ToolUse("t", "Read", {"x": "not this"}))),
         MessageParam("user", (ToolResult("t", (Text("c"), Image("image/png", "aGk="), Text("d"))), Text("e"))),
     ]
-    assert list(shown_texts(messages)) == ["a", "b", "c\nd", "e"]
+    assert list(shown_texts(messages)) == ["e", "c\nd", "b", "a"]
 
 
 def test_a_file_is_shown_without_the_line_numbers_of_its_reader() -> None:
