@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse
-from claude_proxy.core.notation import Call
+from claude_proxy.core.notation import Call, Vocabulary
 from claude_proxy.core.reply import SIGNATURE, Reply, read_reply
 
 OFFERED = by_name(WRITE, READ, BASH)
@@ -85,6 +85,11 @@ CALLS = [
     pytest.param(
         f"<think>\nA file.\n</think>\n{BLOCK}", (Thinking("A file.", SIGNATURE), called("/a")), id="behind thinking"
     ),
+    pytest.param(
+        f"[THINK]A file.[/THINK]\n{BLOCK}",
+        (Thinking("A file.", SIGNATURE), called("/a")),
+        id="behind thinking in brackets",
+    ),
     pytest.param(BLOCK.replace("\n", "").replace("/a", "<think>"), (called("<think>"),), id="that names a tag"),
     pytest.param(
         BLOCK.replace("\n", "") + "<think>Done.</think>",
@@ -114,6 +119,10 @@ def test_what_follows_the_last_call_is_cut(more: str) -> None:
     assert read(f"I'll look.\n{BLOCK}{more}") == Reply((Text("I'll look."), called("/a")), "tool_use")
 
 
+def test_everything_from_an_invented_turn_in_brackets_on_is_cut() -> None:
+    assert read(f"Shall I? [INST]Yes, do.[/INST]\n{BLOCK}") == Reply((Text("Shall I?"),), "end_turn")
+
+
 @pytest.mark.parametrize(
     "tag", ["<tool_result>", '<tool_result name="Read">', "</tool_result>", '  <tool_result name="x">']
 )
@@ -131,6 +140,12 @@ def test_everything_from_an_invented_result_on_is_cut(tag: str) -> None:
 )
 def test_a_result_that_is_only_spoken_of_is_text(text: str) -> None:
     assert read(text) == Reply((Text(text),), "end_turn")
+
+
+def test_a_vocabulary_that_is_handed_in_changes_nothing() -> None:
+    words = Vocabulary(OFFERED)
+    for text in (PAIR, BLOCK.replace("Read", "read"), "No call.", "<think>hm</think>"):
+        assert read_reply(text, OFFERED, counter(), cut=False, vocabulary=words) == read(text)
 
 
 def test_only_the_first_call_counts_where_a_single_one_is_asked_for() -> None:
