@@ -98,19 +98,19 @@ def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = T
     for name, value in arguments.items():
         meant = parameters.meant(name)
         meant = name if meant in arguments else meant
-        allowed = json_schema.types(known.get(meant, True), schema)
-        if meant in required or not _says_nothing(value, allowed):
-            fitted[meant] = fit(value, known.get(meant, True), schema)
+        of_value = known.get(meant, True)
+        if meant in required or not _says_nothing(value, of_value, schema):
+            fitted[meant] = fit(value, of_value, schema)
     if not decoded:
         fitted = _unescaped(fitted)
     return _without_fences(fitted)
 
 
-def _says_nothing(value: Any, allowed: frozenset[str]) -> bool:
+def _says_nothing(value: Any, schema: Schema, root: Schema) -> bool:
     if value is None:
-        return "null" not in allowed
+        return "null" not in json_schema.types(schema, root)
     nothing = isinstance(value, str) and value.strip().lower() in {"", "null", "none", "undefined"}
-    return nothing and not allowed & {"string", "null"}
+    return nothing and not json_schema.types(schema, root) & {"string", "null"}
 
 
 def fit(value: Any, schema: Schema, root: Schema) -> Any:
