@@ -147,9 +147,7 @@ def main() -> int:
         finally:
             proxy.terminate()
             simulator.kill()
-    print(
-        f"{options.streams} streams of {options.size} KB; a model that takes {options.delay:g} s, {calls} at once"
-    )
+    print(f"{options.streams} streams of {options.size} KB; a model that takes {options.delay:g} s, {calls} at once")
     for verdict, count in verdicts.most_common():
         print(f"  {verdict}: {count}")
     print(f"  time: {seconds:.1f} s; slowest first byte: {max(first_bytes):.1f} s")
