@@ -9,6 +9,7 @@ backend can do. `Rules.strict` mirrors the real API's own checks and words.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
@@ -21,7 +22,7 @@ from claude_proxy.core.tool_definitions import read_tool_choice, read_tools
 from claude_proxy.core.validation import schema_fault
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
 
-_SURROGATE_ESCAPES = (rb"\ud", rb"\uD")  # and of a few other characters, which does no harm
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 # --- the rules --------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def parse_request(
 def _load(body: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        if any(escape in body for escape in _SURROGATE_ESCAPES):  # one of a pair may stand alone
+        if _SURROGATE_ESCAPE.search(body):  # one of a pair may stand alone
             json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
         raise InvalidRequest(TOO_DEEP) from None
