@@ -9,14 +9,16 @@ and sums whose labels come from closed sets. Who wants to see it takes a `Snapsh
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Literal, TextIO, TypeAlias
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -43,7 +45,7 @@ _UPSTREAM = frozenset(
 )
 
 
-@dataclass
+@dataclass(slots=True)  # so that nothing can be put into it that has no field
 class Record:
     """One request.
 
@@ -221,7 +223,9 @@ class Snapshot:
 # --- the memory -------------------------------------------------------------------------------------------------------
 
 _SUMS = ("input_tokens", "output_tokens", "calls", "repairs", "continuations", "slips")
-_FINISHED = tuple(each.name for each in fields(Finished) if each.name != "at")
+_FIELDS = tuple(each.name for each in fields(Record))
+_values = attrgetter(*_FIELDS)
+_values_to_keep = attrgetter(*(each.name for each in fields(Finished) if each.name != "at"))
 
 
 @dataclass
@@ -230,7 +234,7 @@ class _Memory:
 
     started: float
     revision: int = 0
-    running: dict[str, tuple[Record, Running]] = field(default_factory=dict)
+    running: dict[str, tuple[Record, float, Phase]] = field(default_factory=dict)  # the time is when it began
     finished: deque[Finished] = field(default_factory=lambda: deque(maxlen=KEPT))
     minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=MINUTES))
     requests: Counter[Requests] = field(default_factory=Counter)
@@ -254,14 +258,13 @@ class _Memory:
             self.durations[times] = self.durations.get(times, Histogram()) + record.seconds
             if record.first_byte is not None:
                 self.first_bytes[times] = self.first_bytes.get(times, Histogram()) + record.first_byte
-            values = {name: getattr(record, name) for name in _FINISHED}
-            self.finished.appendleft(Finished(now, **values))
+            self.finished.appendleft(Finished(now, *_values_to_keep(record)))
         for name, sums in self.sums.items():
             if amount := getattr(record, name):
                 sums[alias] += amount
         if record.alias is not None:
-            failures = {record.error, record.second_ask_error} & _UPSTREAM
-            self.upstream_failures.update(failure for failure in failures if failure)
+            for failure in _UPSTREAM.intersection((record.error, record.second_ask_error)):
+                self.upstream_failures[failure] += 1
         if record.route == MESSAGES:
             self._note_minute(record, now)
             if record.client is not None:
@@ -289,8 +292,8 @@ class _Memory:
         minute = self.minutes[-1]  # the last one still where the clock was put back
         is_answered = record.error is None and record.status < 400
         seconds = record.seconds if is_answered else 0.0
-        self.minutes[-1] = replace(
-            minute,
+        self.minutes[-1] = Minute(
+            minute.begins,
             requests=minute.requests + 1,
             answered=minute.answered + is_answered,
             failures=minute.failures + record.has_failed,
@@ -356,17 +359,17 @@ class Journal:
 
     def begin(self, record: Record) -> None:
         """Remember that a request for a message is being answered, until its line is written."""
-        running = Running(record.request_id, self._clock(), None, None, stream=False, phase="preparing")
+        since = self._clock()
         with self._memory.lock:
-            self._memory.running[record.request_id] = (record, running)
+            self._memory.running[record.request_id] = (record, since, "preparing")
             self._memory.revision += 1
 
     def turn(self, request_id: str, phase: Phase) -> None:
         """Note what a running request has come to."""
         with self._memory.lock:
             if found := self._memory.running.get(request_id):
-                record, running = found
-                self._memory.running[request_id] = (record, replace(running, phase=phase))
+                record, since, _ = found
+                self._memory.running[request_id] = (record, since, phase)
                 self._memory.revision += 1
 
     def request(self, record: Record) -> None:
@@ -377,16 +380,16 @@ class Journal:
             self._memory.finish(record, now)
             self._memory.revision += not record.is_quiet
         level: Level = "warning" if record.status >= 500 else "debug" if record.is_quiet else "info"
-        own = {key: value for key, value in asdict(record).items() if value is not None}
-        self._write(level, "request", own)
+        known = zip(_FIELDS, _values(record), strict=True)
+        self._write(level, "request", {name: value for name, value in known if value is not None})
 
     def snapshot(self) -> Snapshot:
         """What is known now."""
         now, memory = self._clock(), self._memory
         with memory.lock:
             running = tuple(
-                replace(each, model=record.model, alias=record.alias, stream=bool(record.stream))
-                for record, each in memory.running.values()
+                Running(record.request_id, since, record.model, record.alias, bool(record.stream), phase)
+                for record, since, phase in memory.running.values()
             )
             return Snapshot(
                 revision=memory.revision,
@@ -417,8 +420,10 @@ class Journal:
             print(line, file=self._out, flush=True)
 
 
+_PLAIN = re.compile(r"""[^\x00-\x20\x7f-\U0010ffff"'=\\]+""")
+
+
 def _text(value: object) -> str:
     """A value in a text line: on one line, in printable ASCII, quoted where it holds blanks or quotes."""
     text = str(value)
-    plain = text.isascii() and text.isprintable() and not set(text) & set(" \"'=\\")
-    return text if plain and text else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -136,6 +136,11 @@ def test_a_record_has_no_field_that_could_hold_content() -> None:
     assert texts == {*ids, "route", "model", "alias", "stop_reason", "error", "second_ask_error"}
 
 
+def test_nothing_can_be_put_into_a_record_that_has_no_field() -> None:
+    with pytest.raises(AttributeError):
+        Record("req_1").prompt = "content"  # type: ignore[attr-defined]
+
+
 def test_what_is_kept_has_no_further_text() -> None:
     known = {f.name for f in fields(Record)}
     for kept in (Running, Finished):
