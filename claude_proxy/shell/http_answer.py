@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_BODY = 16 * 1024 * 1024  # bytes, packed or not; far beyond any model's longest reply
@@ -18,7 +18,7 @@ MAX_INTERIM = 16  # responses such as `103 Early Hints` before the answer
 _MAX_FRAMES = 1024 * 1024  # bytes between the chunks of a body: tiny ones without end take time instead of room
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*", re.DOTALL)
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)", re.DOTALL)
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?", re.DOTALL)
 _TLS_RECORD = re.compile(rb"[\x14-\x17]\x03[\x00-\x04]")
 
@@ -63,8 +63,7 @@ class Inbox:
     def starts_an_answer(self) -> bool:
         """Whether the final response has begun to come: not just an interim one, such as `100 Continue`."""
         start = self.peek(10)
-        interim = any(begin.startswith(start) for begin in (b"HTTP/1.1 1", b"HTTP/1.0 1"))
-        return self.begun or not interim
+        return self.begun or not (b"HTTP/1.1 1".startswith(start) or b"HTTP/1.0 1".startswith(start))
 
     def put(self, data: bytes) -> None:
         """Take in what has been received elsewhere; nothing at the end of the connection."""
@@ -96,13 +95,11 @@ class Inbox:
         Raises:
             BadAnswer: it is too long, or the connection ends before it does.
         """
-        seen = 0
-        while (end := self._buffer.find(b"\n", seen)) < 0:
-            seen = len(self._buffer)
-            if seen > limit:
-                break
+        end = self._buffer.find(b"\n")
+        while end < 0 and (seen := len(self._buffer)) <= limit:
             if not self.fill():
                 raise BadAnswer(f"broke off in its {part}")
+            end = self._buffer.find(b"\n", seen)
         if end < 0 or end > limit:
             raise BadAnswer(f"has a {part} without end", lasting=True)
         line = bytes(self._buffer[:end]).removesuffix(b"\r")
@@ -141,17 +138,17 @@ class Head:
     Attributes:
         minor: the digit after `HTTP/1.`.
         status: the status.
-        fields: names in lower case, and values, in order.
+        fields: names in lower case, each with its values in order.
     """
 
     minor: int
     status: int
-    fields: tuple[tuple[str, str], ...]
+    fields: Mapping[str, Sequence[str]]
 
     def values(self, name: str) -> list[str]:
         """The elements of a header that holds a list, in lower case."""
-        found = [part.strip().lower() for each, value in self.fields if each == name for part in value.split(",")]
-        return [part for part in found if part]
+        parts = ",".join(self.fields.get(name, ())).split(",")
+        return [element for part in parts if (element := part.strip().lower())]
 
 
 def read_head(inbox: Inbox) -> Head:
@@ -182,9 +179,7 @@ def read_answer(inbox: Inbox) -> tuple[HttpAnswer, bool]:
     head = read_head(inbox)
     body, framed = _read_body(inbox, head)
     body = _unpack(body, head.values("content-encoding"))
-    headers: dict[str, str] = {}
-    for name, value in head.fields:
-        headers.setdefault(name, value)
+    headers = {name: values[0] for name, values in head.fields.items()}
     # Bytes beyond the answer belong to no request: whoever sent them cannot be trusted with another.
     reusable = framed and head.minor == 1 and "close" not in head.values("connection") and not len(inbox)
     return HttpAnswer(head.status, headers, body), reusable
@@ -213,19 +208,21 @@ def _not_http(start: bytes) -> BadAnswer:
     return BadAnswer("is not HTTP: something else listens there", lasting=True)
 
 
-def _read_fields(inbox: Inbox, part: str) -> tuple[tuple[str, str], ...]:
+def _read_fields(inbox: Inbox, part: str) -> Mapping[str, Sequence[str]]:
     room = MAX_HEAD
-    fields: list[list[str]] = []
+    fields: dict[str, list[str]] = {}
+    last: list[str] = []  # the values of the name that came last
     while line := inbox.line(room, part):
         room -= len(line) + 1
-        match = _HEADER.fullmatch(line)
-        if match:
-            fields.append([match[1].decode("ascii").lower(), match[2].decode("latin-1")])
-        elif line[:1] in b" \t" and fields:  # folded, as was allowed once
-            fields[-1][1] += " " + line.strip().decode("latin-1")
+        if match := _HEADER.fullmatch(line.decode("latin-1")):
+            name, value = match.groups()
+            last = fields.setdefault(name.lower(), [])
+            last.append(value.strip(" \t"))
+        elif line[:1] in b" \t" and last:  # folded, as was allowed once
+            last[-1] += " " + line.strip().decode("latin-1")
         else:
             raise BadAnswer(f"has a {part} that cannot be read")
-    return tuple((name, value) for name, value in fields)
+    return fields
 
 
 # --- body -------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,26 @@ def test_a_response_is_read_whole_however_it_comes(name: str, size: int) -> None
         assert can_be_used_again is reusable
 
 
+@pytest.mark.parametrize(
+    ("lines", "value"),
+    [
+        ([b"X: a b"], "a b"),
+        ([b"X:a"], "a"),
+        ([b"X:"], ""),
+        ([b"X: \t "], ""),
+        ([b"x:\t a:b \t"], "a:b"),
+        ([b"X: \x0b\xa0a\x85"], "\x0b\xa0a\x85"),  # only blanks and tabs are no part of it
+        ([b"X: a\rb"], "a\rb"),
+        ([b"X: a", b"x: b"], "a"),
+        ([b"X: a", b" b \x0b", b"\t\xa0c"], "a b \xa0c"),
+        ([b"X: a", b"x: b", b" c"], "a"),  # what is folded belongs to the line before it
+    ],
+)
+def test_the_value_of_a_header(lines: list[bytes], value: str) -> None:
+    answer, _ = read_answer(inbox(sized(b"", *lines)))
+    assert answer.headers == {"content-length": "0", "x": value}
+
+
 def test_headers() -> None:
     data = sized(b"", b"Content-Type:text/html ; charset=x", b"X-A:  1\t", b"x-a: 2", b"X-B:", b"X-C: \xe9: ")
     answer, _ = read_answer(inbox(data))
