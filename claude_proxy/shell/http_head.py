@@ -22,7 +22,7 @@ from claude_proxy.shell.incoming import Incoming, LineTooLong
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the grammar's word for a word
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
-_HEADER = re.compile(rf"({_TOKEN}):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
+_HEADER = re.compile(rf"({_TOKEN}):([\t\x20-\x7e\x80-\xff]*)")
 _ADDRESS = re.compile(r"https?://[^/?#]+([^#]*)", re.IGNORECASE)
 _FIRST_BYTES = frozenset(b"!#$%&'*+.^_`|~\r" + bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123)))
 _TLS = 0x16  # the first byte of a TLS connection
@@ -122,7 +122,7 @@ def _header_lines(incoming: Incoming, max_bytes: int, max_headers: int) -> Itera
         header = _HEADER.fullmatch(line.decode("latin-1"))
         if not header:
             raise InvalidRequest("A line of the request's head is no header.")
-        yield header[1], header[2]
+        yield header[1], header[2].strip(" \t")
     raise HeadTooLarge(f"The request has more than {max_headers} headers (MAX_HEADERS).")
 
 
