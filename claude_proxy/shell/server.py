@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
@@ -112,11 +113,17 @@ class Application(Protocol):
 def response_head(status: int, headers: Mapping[str, str]) -> bytes:
     """The head of a response, with what every one of ours has."""
     lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, '')}", f"server: claude-proxy/{__version__}"]
-    lines.append(f"date: {formatdate(usegmt=True)}")
+    lines.append(f"date: {_date(int(time.time()))}")
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    if any("\r" in line or "\n" in line for line in lines):
+    written = "".join(lines)
+    if "\r" in written or "\n" in written:
         raise ValueError("a header of a response holds an end of line")
     return "\r\n".join([*lines, "", ""]).encode("latin-1", errors="replace")
+
+
+@lru_cache(maxsize=1)  # all responses of a second have the same
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
