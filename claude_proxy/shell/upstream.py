@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Self
+from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
@@ -35,6 +35,9 @@ _IDLE_SECONDS = 30.0  # how long a connection is kept for the next call
 _IDLE_CONNECTIONS = 32
 _STALE_SECONDS = 5.0  # a server that had closed a kept connection lets us know at once; later it may be at work
 _SLICE = 256 * 1024  # bytes handed to the socket at a time
+_WITH_HEAD = 64 * 1024  # bytes of a body that go out with the head: a small request takes one call, and one packet
+
+_Request: TypeAlias = tuple[bytes | memoryview, ...]  # in parts, so that what is large is not copied
 
 
 class Upstream:
@@ -122,7 +125,7 @@ class Upstream:
             f"Accept: application/json\r\nAccept-Encoding: identity\r\nContent-Type: {content_type}\r\n"
             f"Content-Length: {len(body)}\r\n{further}{self._introduction}\r\n"
         )
-        request = (head.encode(), body)
+        request = (head.encode() + body[:_WITH_HEAD], memoryview(body)[_WITH_HEAD:])
         connection = self._take() or self._connect(waiter)
         try:
             answer = self._exchange(connection, request, waiter)
@@ -138,7 +141,7 @@ class Upstream:
         while connection := self._take():
             connection.close()
 
-    def _exchange(self, connection: _Connection, request: tuple[bytes, ...], waiter: Waiter) -> HttpAnswer:
+    def _exchange(self, connection: _Connection, request: _Request, waiter: Waiter) -> HttpAnswer:
         reusable = False
         try:
             answer, reusable = connection.exchange(request, waiter, self._silence_timeout)
@@ -348,7 +351,7 @@ class _Connection:
     def close(self) -> None:
         self._sock.close()
 
-    def exchange(self, request: tuple[bytes, ...], waiter: Waiter, silence: float) -> tuple[HttpAnswer, bool]:
+    def exchange(self, request: _Request, waiter: Waiter, silence: float) -> tuple[HttpAnswer, bool]:
         """Send a request and read the response: the answer, and whether the connection can be used again.
 
         Raises:
@@ -366,7 +369,7 @@ class _Connection:
         answer, reusable = read_answer(inbox)
         return answer, reusable and whole
 
-    def _send(self, part: bytes, inbox: Inbox, waiter: Waiter, silence: float) -> bool:
+    def _send(self, part: bytes | memoryview, inbox: Inbox, waiter: Waiter, silence: float) -> bool:
         """Send a part of the request. False: an answer came before it was all gone, so nobody wants the rest.
 
         A server that finds a request too large says so, reads no further, and closes. Whoever goes on sending never
