@@ -15,12 +15,12 @@ Nothing here reads a clock or writes to a socket.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from claude_proxy.core.content import Message, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.notation import to_json
 from claude_proxy.core.reply import SIGNATURE
 from claude_proxy.core.response import block_json, error_json, message_json, to_bytes
 from claude_proxy.errors import ProxyError
@@ -147,7 +147,7 @@ def _deltas(index: int, block: Text | Thinking | ToolUse) -> Iterator[bytes]:
                 yield _delta(index, "thinking", piece)
             yield _delta(index, "signature", signature)
         case ToolUse(input=arguments):
-            for piece in _pieces(json.dumps(dict(arguments), ensure_ascii=False, separators=(",", ":"))):
+            for piece in _pieces(to_json(dict(arguments))):
                 yield _delta(index, "input_json", piece)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from claude_proxy.core.content import Message, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.notation import to_json
 from claude_proxy.errors import ProxyError
 
 
 def to_bytes(data: Any) -> bytes:
     """Compact JSON in UTF-8. A lone surrogate, which a model can write as an escape, becomes a question mark."""
-    return _encode_json(data).encode(errors="replace")
-
-
-_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one each time
+    return to_json(data).encode(errors="replace")
 
 
 def message_json(message: Message) -> dict[str, Any]:
