@@ -98,13 +98,15 @@ def digest(*texts: str) -> bytes:
     return made.digest()
 
 
-def fingerprint(value: Any) -> tuple[int, bytes]:
-    """The size of a JSON value, and 32 bytes that stand for it.
+def key_of(value: Any) -> bytes:
+    """A JSON value as a key: two are alike where the values are, 1 being another one than 1.0 and true.
 
-    `marshal` tells 1 from 1.0 and from true, which `==` does not, and takes a tenth of the time that `json` does.
+    `marshal` takes a tenth of the time that `json` does.
+
+    Raises:
+        ValueError: it is nested too deeply.
     """
-    written = marshal.dumps(value, _MARSHAL_BY_VALUE)
-    return len(written), sha256(written).digest()
+    return marshal.dumps(value, _MARSHAL_BY_VALUE)
 
 
 _MARSHAL_BY_VALUE = 2  # later versions of the format write differently what is referred to twice

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qs, unquote
 
@@ -290,7 +289,7 @@ class App:
         rules = choose_rules(visit.request.headers, strict=visit.settings.validation == "strict")
         request = self._exchange.read(visit.request.body, rules, count_only=count_only)
         visit.request.body = b""  # what is large is not held while the model thinks
-        call = self._exchange.prepare(request, visit.standing)
+        call = self._exchange.prepare(request, visit.standing, visit.traceparent)
         visit.record.ignored = call.request.ignored or None
         visit.record.mended = call.request.mended or None
         return call
@@ -298,7 +297,7 @@ class App:
     def _messages(self, visit: Visit) -> None:
         token = self._credential(visit)
         self._journal.begin(visit.record)
-        call = replace(self._prepare(visit), traceparent=visit.traceparent)
+        call = self._prepare(visit)
         visit.record.model = _listed(call.request.model, visit.settings)
         visit.record.alias = UNMAPPED if call.choice.is_client_text else call.choice.label
         visit.record.stream = call.request.stream

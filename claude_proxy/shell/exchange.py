@@ -163,12 +163,13 @@ class Exchange:
             self._turned_over = now
             self._memo.turn_over()
 
-    def prepare(self, request: Request, standing: Standing | None = None) -> Call:
+    def prepare(self, request: Request, standing: Standing | None = None, traceparent: str | None = None) -> Call:
         """Decide who is asked, and what; nothing is sent.
 
         Args:
             request: what the client wants.
             standing: what the request has gone by so far; if left out, it begins now.
+            traceparent: the trace that the request belongs to.
         """
         standing = standing or self.standing
         choice = models.choose_alias(request.model, *standing.settings.model_rules)
@@ -187,6 +188,7 @@ class Exchange:
             estimated,
             input_tokens=correction.apply(estimated) + media,
             most_tokens=correction.apply_cautiously(estimated) + media,
+            traceparent=traceparent,
         )
 
     def ask(
