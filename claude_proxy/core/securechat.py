@@ -133,21 +133,23 @@ def _openai_part(part: Part) -> dict[str, Any]:
             return {"type": "text", "text": text}
 
 
-def encode_form(fields: Mapping[str, str], boundary: str) -> tuple[str, bytes]:
+def form_type(boundary: str) -> str:
+    """The content type of a form whose fields stand between such boundaries."""
+    return f"multipart/form-data; boundary={boundary}"
+
+
+def encode_form(fields: Mapping[str, str], boundary: str) -> bytes:
     """Encode fields as multipart/form-data, which carries text as it is.
 
     Args:
         fields: names and values; names are plain words.
         boundary: a text that occurs in no value.
-
-    Returns:
-        The content type and the body.
     """
     pieces: list[str] = []  # long values are copied once, when these are joined
     for name, value in fields.items():
         pieces += (f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n', value, "\r\n")
     pieces.append(f"--{boundary}--\r\n")
-    return f"multipart/form-data; boundary={boundary}", "".join(pieces).encode(errors="replace")
+    return "".join(pieces).encode(errors="replace")
 
 
 def reached_limit(alias: Alias, max_tokens: int, output_tokens: int) -> bool:

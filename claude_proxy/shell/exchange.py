@@ -250,8 +250,11 @@ class Exchange:
         """
         settings = call.settings
         own = settings.redcap_api_token
-        content_type, body = securechat.encode_form(
-            securechat.form_fields(  # given no name, it takes no memory while the model thinks
+        boundary, sent_bytes = new_id("form"), 0
+
+        def write() -> bytes:
+            nonlocal sent_bytes
+            fields = securechat.form_fields(
                 prompt,
                 token=own.reveal() if own else token,
                 prefix=settings.redcap_module_prefix,
@@ -260,19 +263,21 @@ class Exchange:
                 temperature=call.request.temperature,
                 top_p=call.request.top_p,
                 memo=self._memo,
-            ),
-            new_id("form"),
-        )
+            )
+            body = securechat.encode_form(fields, boundary)
+            sent_bytes = len(body)
+            return body
+
         began = waiter.elapsed
         trace = {"traceparent": call.traceparent} if call.traceparent else None
-        came = call.upstream.post(content_type, body, waiter, trace)
+        came = call.upstream.post(securechat.form_type(boundary), write, waiter, trace)
         answer = securechat.read_answer(
             came.status,
             came.headers,
             came.body,
             url=settings.redcap_api_url,
             prefix=settings.redcap_module_prefix,
-            sent_bytes=len(body),
+            sent_bytes=sent_bytes,
         )
         if answer.is_apology:
             raise self._explain_apology(call.choice)

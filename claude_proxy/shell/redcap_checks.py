@@ -125,8 +125,13 @@ class Site:
 
     def _post(self, fields: Mapping[str, str]) -> tuple[HttpAnswer, int]:
         usual = {"token": self.token or "", "format": "json", "returnFormat": "json"}
-        content_type, body = securechat.encode_form({**usual, **fields}, new_id("form"))
-        return self.upstream.post(content_type, body, self._waiter(_SHORT)), len(body)
+        return self._post_form({**usual, **fields}, _SHORT)
+
+    def _post_form(self, fields: Mapping[str, str], limit: float) -> tuple[HttpAnswer, int]:
+        """The answer, and how many bytes were sent."""
+        boundary = new_id("form")
+        body = securechat.encode_form(fields, boundary)
+        return self.upstream.post(securechat.form_type(boundary), lambda: body, self._waiter(limit)), len(body)
 
     def _refused(self, came: HttpAnswer, sent: int) -> None:
         """Say what is wrong with an answer that is none of the module.
@@ -324,16 +329,15 @@ class Site:
             alias=row.alias,
             max_tokens=min(2000, row.alias.max_output),
         )
-        content_type, body = securechat.encode_form(fields, new_id("form"))
         try:
-            came = self.upstream.post(content_type, body, self._waiter(self.patience))
+            came, sent = self._post_form(fields, self.patience)
             answer = securechat.read_answer(
                 came.status,
                 came.headers,
                 came.body,
                 url=self.settings.redcap_api_url,
                 prefix=self.settings.redcap_module_prefix,
-                sent_bytes=len(body),
+                sent_bytes=sent,
             )
         except ProxyError:
             return ""

@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Self, TypeAlias
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ _STALE_SECONDS = 5.0  # a server that had closed a kept connection lets us know 
 _SLICE = 256 * 1024  # bytes handed to the socket at a time
 _WITH_HEAD = 64 * 1024  # bytes of a body that go out with the head: a small request takes one call, and one packet
 
-_Request: TypeAlias = tuple[bytes | memoryview, ...]  # in parts, so that what is large is not copied
+_Request: TypeAlias = Iterator[bytes | memoryview]  # in parts, so that what is large is not copied
 
 
 class Upstream:
@@ -109,9 +109,16 @@ class Upstream:
         )
 
     def post(
-        self, content_type: str, body: bytes, waiter: Waiter, headers: Mapping[str, str] | None = None
+        self, content_type: str, write: Callable[[], bytes], waiter: Waiter, headers: Mapping[str, str] | None = None
     ) -> HttpAnswer:
         """Post a body and return the answer, whatever its status.
+
+        Args:
+            content_type: of the body.
+            write: makes the body, and makes it again where a kept connection turns out to be closed: so it takes no
+                memory while the model thinks.
+            waiter: who waits.
+            headers: further ones.
 
         Raises:
             UpstreamUnreachable: the address cannot be reached, or the connection broke.
@@ -120,20 +127,27 @@ class Upstream:
             ClientGone: the client has gone.
         """
         further = "".join(f"{name}: {text}\r\n" for name, text in (headers or {}).items())
-        head = (
-            f"POST {self._target} HTTP/1.1\r\nHost: {self._authority}\r\nUser-Agent: claude-proxy/{__version__}\r\n"
-            f"Accept: application/json\r\nAccept-Encoding: identity\r\nContent-Type: {content_type}\r\n"
-            f"Content-Length: {len(body)}\r\n{further}{self._introduction}\r\n"
-        )
-        request = (head.encode() + body[:_WITH_HEAD], memoryview(body)[_WITH_HEAD:])
+
+        def parts() -> Iterator[bytes | memoryview]:
+            body = write()
+            yield self._head(content_type, len(body), further) + body[:_WITH_HEAD]
+            yield memoryview(body)[_WITH_HEAD:]
+
         connection = self._take() or self._connect(waiter)
         try:
-            answer = self._exchange(connection, request, waiter)
+            answer = self._exchange(connection, parts(), waiter)
         except _StaleConnection:
-            answer = self._exchange(self._connect(waiter), request, waiter)
+            answer = self._exchange(self._connect(waiter), parts(), waiter)
         if answer.status == 407 and self._proxy and not self._tls:
             raise forward_proxy.refusal(self._proxy, 407, self._where)
         return answer
+
+    def _head(self, content_type: str, length: int, further: str) -> bytes:
+        return (
+            f"POST {self._target} HTTP/1.1\r\nHost: {self._authority}\r\nUser-Agent: claude-proxy/{__version__}\r\n"
+            f"Accept: application/json\r\nAccept-Encoding: identity\r\nContent-Type: {content_type}\r\n"
+            f"Content-Length: {length}\r\n{further}{self._introduction}\r\n"
+        ).encode()
 
     def close(self) -> None:
         """Close the connections that are kept, and keep none from now on."""
@@ -362,9 +376,7 @@ class _Connection:
         self._uses += 1
         self.has_answered, self._sent_at = False, None
         inbox = Inbox(lambda: self._receive(inbox, waiter, silence))
-        whole = True
-        for part in request:
-            whole = whole and self._send(part, inbox, waiter, silence)
+        whole = all(self._send(part, inbox, waiter, silence) for part in request)
         self._sent_at = time.monotonic()
         answer, reusable = read_answer(inbox)
         return answer, reusable and whole

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.models import describe_alias
 from claude_proxy.core.prompt import Prompt, turn
-from claude_proxy.core.securechat import Answer, encode_form, form_fields, reached_limit, read_answer
+from claude_proxy.core.securechat import Answer, encode_form, form_fields, form_type, reached_limit, read_answer
 from claude_proxy.errors import (
     AuthenticationFailed,
     ProxyError,
@@ -91,7 +91,7 @@ def test_messages_are_text_as_it_is_for_a_form_that_is_not_to_grow() -> None:
 @examples(150)
 @given(st.dictionaries(st.sampled_from(["token", "system", "messages", "model"]), evil_texts | st.text(), min_size=1))
 def test_a_form_reads_back(sent: dict[str, str]) -> None:
-    content_type, body = encode_form(sent, "form_0123456789")
+    content_type, body = form_type("form_0123456789"), encode_form(sent, "form_0123456789")
     assert dict(simulator.read_form(content_type, body)) == sent
     message = email.message_from_bytes(
         b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body, EmailMessage, policy=email.policy.HTTP
@@ -109,7 +109,7 @@ def test_a_form_of_a_whole_call_reaches_the_module_as_it_was_meant() -> None:
         asked.append(request)
         return "hi"
 
-    content_type, body = encode_form(fields(temperature=0.5), "form_1")
+    content_type, body = form_type("form_1"), encode_form(fields(temperature=0.5), "form_1")
     form = dict(simulator.read_form(content_type, body))
     response = simulator.Simulator(model).answer(simulator.Received(form))
     assert [text["content"] for text in asked[0].messages] == ["Be brief.", *(each.text for each in PROMPT.turns)]

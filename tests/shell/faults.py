@@ -305,7 +305,7 @@ def posting_to(url: str, **options: Any) -> Iterator[Upstream]:
 
 def post(upstream: Upstream, body: bytes = SECRET, **options: Any) -> HttpAnswer:
     """Post a body; the options are those of a `Waiter`."""
-    return upstream.post("text/plain", body, Waiter(**{"limit": PATIENCE, **options}))
+    return upstream.post("text/plain", lambda: body, Waiter(**{"limit": PATIENCE, **options}))
 
 
 @contextmanager
