@@ -44,7 +44,7 @@ _CODE = (
 )
 
 
-class _Writer:
+class Writer:
     """Makes up text; the same seed gives the same."""
 
     def __init__(self, seed: int) -> None:
@@ -71,6 +71,7 @@ class _Writer:
         return "\n".join(lines)[:size]
 
     def path(self) -> str:
+        """Where a file might be."""
         return f"/srv/app/{self._random.choice(_WORDS)}/{self._random.choice(_WORDS)}_{self._random.randint(1, 99)}.py"
 
     def call(self) -> tuple[str, dict[str, Any], str]:
@@ -91,7 +92,7 @@ class _Writer:
 
 def tools(size: int) -> list[dict[str, Any]]:
     """A catalogue of so many bytes, more or less; the first tools are always there."""
-    writer = _Writer(1)
+    writer = Writer(1)
     each = max(size // len(_TOOL_NAMES) - 500, 60)
     return [
         {
@@ -114,7 +115,7 @@ def tools(size: int) -> list[dict[str, Any]]:
 
 def turns() -> Iterator[list[dict[str, Any]]]:
     """A session without end: a question, then calls with their results, a turn of each side at a time."""
-    writer = _Writer(2)
+    writer = Writer(2)
     yield [{"role": "user", "content": [{"type": "text", "text": writer.prose(600)}]}]
     number = 0
     while True:
@@ -133,9 +134,9 @@ def request(size: int, *, stream: bool = False, model: str = MODEL) -> dict[str,
     """A request whose JSON has about so many bytes; one below 5 kB is a plain question."""
     made: dict[str, Any] = {"model": model, "max_tokens": 1000, "stream": stream, "messages": []}
     if size < 5_000:
-        made["messages"].append({"role": "user", "content": _Writer(3).prose(size - 120)})
+        made["messages"].append({"role": "user", "content": Writer(3).prose(size - 120)})
         return made
-    made["system"] = [{"type": "text", "text": _Writer(4).prose(min(_SYSTEM, size // 8))}]
+    made["system"] = [{"type": "text", "text": Writer(4).prose(min(_SYSTEM, size // 8))}]
     made["tools"] = tools(min(_TOOLS, size // 2))
     left = size - len(json.dumps(made))
     for turn in turns():
@@ -145,7 +146,7 @@ def request(size: int, *, stream: bool = False, model: str = MODEL) -> dict[str,
         left -= length
         made["messages"] += turn
     if left > 40:  # what is missing is said by the user
-        made["messages"][-1]["content"].append({"type": "text", "text": _Writer(5).prose(left - 40)})
+        made["messages"][-1]["content"].append({"type": "text", "text": Writer(5).prose(left - 40)})
     return made
 
 
@@ -193,11 +194,11 @@ def reply(size: int) -> str:
     """What a model says, of so many characters: a text, and a call at its end where there is room."""
     call = (
         '<function_calls>\n<invoke name="Write">\n<parameter name="file_path">/srv/app/new.py</parameter>\n'
-        f'<parameter name="content">\n{_Writer(6).code(size // 2)}\n</parameter>\n</invoke>\n</function_calls>'
+        f'<parameter name="content">\n{Writer(6).code(size // 2)}\n</parameter>\n</invoke>\n</function_calls>'
     )
     if size < 2 * len(call) - size:
         return "Done: all tests pass."
-    return f"{_Writer(7).prose(size - len(call) - 1)}\n{call}"
+    return f"{Writer(7).prose(size - len(call) - 1)}\n{call}"
 
 
 def answer(text: str) -> bytes:
