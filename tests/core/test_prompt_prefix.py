@@ -1,51 +1,59 @@
-"""Prompts only grow: 95 % of a turn's prompt begin the next one's, byte for byte, so the providers' caches work."""
+"""Prompts only grow: 95 % of a turn's prompt begin the next one's, byte for byte, so the providers' caches work.
+
+What is measured is a recorded session of Claude Code: each request has the shape that it had, with made-up text.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from os.path import commonprefix
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-
-import workload
+from recorded_session import SHAPE, conversations
 
 from claude_proxy.core import models, prompt, securechat
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.request import parse_request
 
 SHARE = 0.95
-REMINDER = 250  # characters; it is the end of every prompt, and the only thing that is not kept
+REMINDER = 200  # bytes; it is the end of every prompt, and the only thing that is not kept
+
+CONVERSATIONS = conversations()
+"""The session's own, and a subagent's."""
 
 
-def session(size: int) -> Iterator[dict[str, Any]]:
-    """The requests of a session, turn by turn, up to one of so many bytes."""
-    whole = workload.request(size)
-    for end in range(1, len(whole["messages"]) + 1, 2):
-        yield whole | {"messages": whole["messages"][:end]}
-
-
-def sent(request: dict[str, Any], memo: Memo | None, *, armoured: bool) -> str:
+def sent(body: dict[str, Any], alias: models.Alias, memo: Memo, *, armoured: bool) -> bytes:
     """What the model reads, as it is sent: the system text, then the messages."""
-    alias = models.choose_alias("gpt-4.1", {}).alias
-    rendered = prompt.render(parse_request(json.dumps(request).encode()), alias, armoured=armoured, memo=memo)
-    fields = securechat.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000)
-    return fields["system"] + fields["messages"]
+    request = parse_request(json.dumps(body).encode(), memo=memo)
+    rendered = prompt.render(request, alias, armoured=armoured, memo=memo)
+    fields = securechat.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000, memo=memo)
+    return (fields["system"] + fields["messages"]).encode()
+
+
+def kept(before: bytes, after: bytes) -> int:
+    """How many bytes of a prompt begin the next one."""
+    return len(commonprefix([before, after]))  # noqa: RUF071 - texts, not paths
+
+
+def test_the_session_is_long_and_mixed() -> None:
+    calls = [block["name"] for block in SHAPE["blocks"] if block["type"] == "tool_use"]
+    assert {"Read", "Bash", "Write", "Edit", "ToolSearch", "TaskCreate", "Agent"} <= set(calls)
+    session, subagents = map(len, CONVERSATIONS)
+    assert session > 20
+    assert subagents > 2
 
 
 @pytest.mark.parametrize("armoured", [True, False])
-def test_each_turn_begins_with_the_last_one(*, armoured: bool) -> None:
-    memo = Memo()
-    prompts = [sent(request, memo, armoured=armoured) for request in session(300_000)]
-    assert len(prompts) > 30
-    kept = [len(commonprefix(pair)) for pair in pairwise(prompts)]  # noqa: RUF071 - texts, not paths
-    assert all(len(before) - same < REMINDER for before, same in zip(prompts, kept, strict=False))
-    assert min(same / len(before) for before, same in zip(prompts, kept, strict=False)) > SHARE
-    # Of the whole session, what was new in each turn included:
-    assert sum(kept) / sum(map(len, prompts[1:])) > SHARE
+@pytest.mark.parametrize("model", ["gpt-4.1", "claude-opus-4"])
+def test_each_turn_begins_with_the_last_one(model: str, *, armoured: bool) -> None:
+    alias, memo = models.choose_alias(model, {}).alias, Memo()
+    prompts = [[sent(body, alias, memo, armoured=armoured) for body in bodies] for bodies in CONVERSATIONS]
+    turns = [turn for conversation in prompts for turn in pairwise(conversation)]
+    for before, after in turns:
+        same = kept(before, after)
+        assert same >= SHARE * len(before)
+        assert len(before) - same < REMINDER
+    # Of all that is sent from the second request of each conversation on, what is new in it included:
+    assert sum(kept(*turn) for turn in turns) >= SHARE * sum(len(after) for _, after in turns)
