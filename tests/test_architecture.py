@@ -35,7 +35,10 @@ ORDER = (
     ),
     *(f"core.{name}" for name in ("instructions", "dialects", "prompt", "reply", "structured", "limits", "followup")),
     *(f"core.{name}" for name in ("slips", "response", "events", "securechat")),
-    *(f"shell.{name}" for name in ("identity", "waiter", "incoming", "http_head", "http_body", "http_answer", "dns")),
+    *(
+        f"shell.{name}"
+        for name in ("identity", "waiter", "incoming", "outgoing", "http_head", "http_body", "http_answer", "dns")
+    ),
     *(f"shell.{name}" for name in ("forward_proxy", "tls", "upstream", "turns", "asking", "exchange", "journal")),
     *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "clients", "app", "reload")),
     *(f"shell.{name}" for name in ("simulator", "scripted_model", "launcher", "redcap_checks", "doctor")),

@@ -52,8 +52,9 @@ class Visit:
         self.response = response
         self.standing = standing
         self.traceparent, trace_id = _trace(request.headers)
+        self.message_id = new_id("msg")
         self.record = Record(
-            new_id("req"),
+            self.message_id.replace("msg", "req", 1),  # so that a message in a transcript leads to its line in the log
             session=_client_id(request.headers, "x-claude-code-session-id"),
             agent=_client_id(request.headers, "x-claude-code-agent-id"),
             trace_id=trace_id,
@@ -304,16 +305,16 @@ class App:
         if call.request.stream:
             self._stream(visit, call, token)
         else:
-            outcome = self._ask(visit, call, token, new_id("msg"), self._waiter(visit))
+            outcome = self._ask(visit, call, token, self._waiter(visit))
             visit.respond_json(message_json(outcome.message))
 
-    def _ask(self, visit: Visit, call: Call, token: str, message_id: str, waiter: Waiter) -> Outcome:
+    def _ask(self, visit: Visit, call: Call, token: str, waiter: Waiter) -> Outcome:
         """Ask, and let the journal follow."""
 
         def note(phase: Phase) -> None:
             self._journal.turn(visit.record.request_id, phase)
 
-        outcome = self._exchange.ask(call, token, message_id, waiter, note)
+        outcome = self._exchange.ask(call, token, visit.message_id, waiter, note)
         _note(visit.record, outcome)
         note("answering")
         return outcome
@@ -328,9 +329,8 @@ class App:
         return Waiter(limit=visit.settings.upstream_timeout, client=visit.request.connection, tick=watch)
 
     def _stream(self, visit: Visit, call: Call, token: str) -> None:
-        message_id = new_id("msg")
         stream = events.EventStream(
-            events.opening_message(message_id, call.request.model, call.input_tokens, call.request.extras),
+            events.opening_message(visit.message_id, call.request.model, call.input_tokens, call.request.extras),
             thinking=call.request.thinking,
             delay=visit.settings.stream_delay,
             interval=visit.settings.ping_interval,
@@ -341,7 +341,7 @@ class App:
                 visit.send(event)
             return stream.due
 
-        outcome = self._ask(visit, call, token, message_id, self._waiter(visit, tick))
+        outcome = self._ask(visit, call, token, self._waiter(visit, tick))
         for event in stream.finish(outcome.message):
             visit.send(event)
         visit.response.end_stream()

@@ -224,7 +224,7 @@ class Exchange:
             if next(asks) == 1:  # all asks after the first share a time limit of their own
                 waiter.renew(settings.upstream_timeout)
                 note("asking again")
-            answer = self._post(call, prompt, token, max_tokens, waiter)
+            answer = self._post(call, prompt, token, max_tokens, waiter, boundary=f"form_{message_id}")
             if prompt is call.prompt:
                 self._learn(call, answer)
             return answer
@@ -242,15 +242,17 @@ class Exchange:
         )
         return Outcome(message, asking.repairs, asking.continuations, mended, asking.failure)
 
-    def _post(self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter) -> Answer:
-        """Ask once.
+    def _post(
+        self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter, *, boundary: str
+    ) -> Answer:
+        """Ask once; the boundary is one that nobody could have put into the prompt.
 
         Raises:
             ProxyError: REDCap or the model failed.
         """
         settings = call.settings
         own = settings.redcap_api_token
-        boundary, sent_bytes = new_id("form"), 0
+        sent_bytes = 0
 
         def write() -> bytes:
             nonlocal sent_bytes

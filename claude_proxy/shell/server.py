@@ -26,6 +26,7 @@ from claude_proxy.shell.connections import Budget, Connections, Parting, Phase
 from claude_proxy.shell.http_body import read_body
 from claude_proxy.shell.http_head import RequestHead, check_length, read_head
 from claude_proxy.shell.incoming import Incoming
+from claude_proxy.shell.outgoing import Outgoing
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more
 _DRAIN_SECONDS, _DRAIN_RATE = 5.0, 1024**2
@@ -133,7 +134,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 0
     rbufsize = 0  # `Incoming` is the buffer
-    timeout = 120.0  # seconds for one write to the client
+    timeout = 120.0  # seconds in which a client must take something of what is written
     disable_nagle_algorithm = True  # sets TCP_NODELAY
 
     def setup(self) -> None:
@@ -142,6 +143,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         if cork := getattr(socket, "TCP_CORK", None):
             self.connection.setsockopt(socket.IPPROTO_TCP, cork, 0)
         self._incoming = Incoming(self.connection)
+        self.wfile = Outgoing(self.connection, self.timeout)
         self._head: RequestHead | None = None
         self.started = False
 
@@ -194,7 +196,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         )
 
     def _answer(self, request: HttpRequest) -> None:
-        self.connection.settimeout(self.timeout)
+        self.connection.setblocking(False)
         self.close_connection = self._head is None or not self._head.keeps_alive or self.server.connections.stopping
         try:
             self.server.application(request, self)
@@ -203,7 +205,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer a request that was not read to its end."""
-        self.connection.settimeout(self.timeout)
+        self.connection.setblocking(False)
         with contextlib.suppress(ClientGone):
             self.server.application.refuse(error, self)
         # What the client still sends is read: closing at once would reset the connection and lose the response.

@@ -416,6 +416,8 @@ class _Connection:
 
     def _receive(self, inbox: Inbox, waiter: Waiter, silence: float) -> bytes:
         until = waiter.elapsed + silence if inbox.starts_an_answer else math.inf  # before that the model is thinking
+        if not isinstance(self._sock, ssl.SSLSocket):  # which may hold what has come already
+            waiter.wait(self._sock, READ, until=until)
         data = attempt(partial(self._sock.recv, 65536), self._sock, waiter, READ, until=until)
         self.has_answered = self.has_answered or bool(data)
         return data

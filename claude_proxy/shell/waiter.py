@@ -174,6 +174,11 @@ def wanted(reason: BaseException, event: int) -> int:
     return WRITE if isinstance(reason, ssl.SSLWantWriteError) else event
 
 
+def is_ready(sock: socket.socket, event: int, timeout: float) -> bool:
+    """Whether a socket is ready, now or before so many seconds have passed."""
+    return _select(sock, event, None, False, timeout)[0]
+
+
 def _select(
     sock: socket.socket | None, event: int, client: socket.socket | None, client_talks: bool, timeout: float
 ) -> tuple[bool, bool, bool]:

@@ -190,9 +190,12 @@ BODIES: dict[str, tuple[bytes, bytes]] = {
     "extensions": (CHUNKED + b'3;a;b=c;d="e;f"\r\nabc\r\n0 ; last\r\n\r\n', b"abc"),
     "trailers": (CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\nContent-Length: 7\r\n\r\n", b"abc"),
     "chunks that look like chunks": (CHUNKED + b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n"),
-    "gzip": (POST + b"Content-Encoding: GZip\r\nContent-Length: 23\r\n\r\n" + gzip.compress(b"abc", mtime=0), b"abc"),
+    "gzip": (
+        POST + b"Content-Encoding: GZip\r\nContent-Length: 23\r\n\r\n" + gzip.compress(b"abc", mtime=0),
+        b"abc",
+    ),
     "gzip in chunks": (
-        CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n17\r\n" + gzip.compress(b"abc") + b"\r\n0\r\n\r\n",
+        CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n17\r\n" + gzip.compress(b"abc", mtime=0) + b"\r\n0\r\n\r\n",
         b"abc",
     ),
     "an encoding of nothing": (POST + b"Content-Encoding: gzip\r\n\r\n", b"hello"),
@@ -339,8 +342,8 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 PACKED = [
-    ("gzip", gzip.compress(TEXT)),
-    ("X-GZIP", gzip.compress(TEXT)),
+    ("gzip", gzip.compress(TEXT, mtime=0)),
+    ("X-GZIP", gzip.compress(TEXT, mtime=0)),
     ("deflate", zlib.compress(TEXT)),
     ("deflate", raw_deflate(TEXT)),
     (" identity ", TEXT),
@@ -368,7 +371,7 @@ def error_code(body: bytes, encoding: str) -> str:
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "gzip, identity", "\x1b", "x" * 1000])
 def test_another_encoding_is_not_supported(encoding: str) -> None:
-    assert error_code(gzip.compress(TEXT), encoding) == "request_body_encoding_unsupported"
+    assert error_code(gzip.compress(TEXT, mtime=0), encoding) == "request_body_encoding_unsupported"
 
 
 @pytest.mark.parametrize(
@@ -376,11 +379,11 @@ def test_another_encoding_is_not_supported(encoding: str) -> None:
     [
         ("gzip", TEXT),
         ("gzip", zlib.compress(TEXT)),
-        ("gzip", gzip.compress(TEXT)[:-1]),
-        ("gzip", gzip.compress(TEXT)[:-8] + bytes(8)),
-        ("gzip", gzip.compress(TEXT) + b"x"),
-        ("gzip", gzip.compress(TEXT) * 2),
-        ("deflate", gzip.compress(TEXT)),
+        ("gzip", gzip.compress(TEXT, mtime=0)[:-1]),
+        ("gzip", gzip.compress(TEXT, mtime=0)[:-8] + bytes(8)),
+        ("gzip", gzip.compress(TEXT, mtime=0) + b"x"),
+        ("gzip", gzip.compress(TEXT, mtime=0) * 2),
+        ("deflate", gzip.compress(TEXT, mtime=0)),
         ("deflate", zlib.compress(TEXT)[:-1]),
         ("deflate", b"x"),
     ],
@@ -408,7 +411,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 
 def test_two_encoding_headers_are_two_encodings(site: Site) -> None:
-    body = gzip.compress(gzip.compress(b"abc"))
+    body = gzip.compress(gzip.compress(b"abc", mtime=0), mtime=0)
     with site.connect() as wire:
         wire.send(POST + b"Content-Encoding: gzip\r\n" * 2 + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         response = wire.read_response()
