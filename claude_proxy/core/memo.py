@@ -17,7 +17,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Callable, Hashable
 from hashlib import sha256
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -63,11 +63,11 @@ class Memo:
             find: computes it; never returns None.
         """
         key = digest(what, of)
-        known = self._verdicts.get(key)
+        known: T | None = self._verdicts.get(key)
         if known is None:
             known = find()
             self._verdicts.put(key, known, 1)
-        return cast("T", known)
+        return known
 
     def content(self, key: Hashable, find: Callable[[], T], *, size: int = 0, of: tuple[object, ...] = ()) -> T:
         """A result that is, or whose key is, content: the one that is known, or else found now.
@@ -78,12 +78,13 @@ class Memo:
             size: characters that the key holds, or that the result holds where it is no text.
             of: objects that it depends on, by their identity.
         """
-        key = (key, *map(id, of))
-        known = self._content.get(key)
+        if of:
+            key = (key, *map(id, of))
+        known: tuple[T, object] | None = self._content.get(key)
         if known is None:
             known = (find(), of)  # held with the result, the objects are alive, so that no other can have their ids
             self._content.put(key, known, size + _size(known[0]))
-        return cast("T", known[0])
+        return known[0]
 
     def __len__(self) -> int:
         return len(self._verdicts) + len(self._content)

@@ -82,10 +82,11 @@ class Visit:
 
     def send(self, event: bytes) -> None:
         """Send an event of a stream, after the head if it is the first."""
-        if not self.response.started:
-            self._note_head(200)
-            self.response.start_stream({**_EVENT_STREAM, "request-id": self.record.request_id})
-        self.response.send(event)
+        if self.response.started:
+            self.response.send(event)
+            return
+        self._note_head(200)
+        self.response.start_stream({**_EVENT_STREAM, "request-id": self.record.request_id}, event)
 
     def _note_head(self, status: int) -> None:
         self.record.status = status
@@ -172,8 +173,7 @@ class App:
     def _fail(self, visit: Visit, error: ProxyError) -> None:
         visit.record.error = type(error).__name__
         if visit.response.started:
-            visit.send(events.error_event(error, visit.record.request_id))
-            visit.response.end_stream()
+            visit.response.end_stream(events.error_event(error, visit.record.request_id))
         else:
             body = to_bytes(error_json(error, visit.record.request_id))
             visit.respond(error.status, {**_JSON, **error.headers}, body)
@@ -342,9 +342,10 @@ class App:
             return stream.due
 
         outcome = self._ask(visit, call, token, self._waiter(visit, tick))
-        for event in stream.finish(outcome.message):
+        *first, last = stream.finish(outcome.message)
+        for event in first:
             visit.send(event)
-        visit.response.end_stream()
+        visit.response.end_stream(last)
 
     def _count_tokens(self, visit: Visit) -> None:
         self._credential(visit)

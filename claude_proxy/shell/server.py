@@ -82,14 +82,14 @@ class ResponseWriter(Protocol):
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole response."""
 
-    def start_stream(self, headers: Mapping[str, str]) -> None:
-        """Send the head of a 200 response that streams."""
+    def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
+        """Send the head of a 200 response that streams, and its first event if that is there already."""
 
     def send(self, event: bytes) -> None:
         """Send one event of the stream, at once."""
 
-    def end_stream(self) -> None:
-        """End the stream, and with it the response."""
+    def end_stream(self, event: bytes = b"") -> None:
+        """Send the last event, if there is one still, and end the stream and with it the response."""
 
 
 class Application(Protocol):
@@ -221,21 +221,24 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         head = self._begin(status, {**headers, "content-length": str(len(body))})
         self._write(head if self._head and self._head.method == "HEAD" else head + body)
 
-    def start_stream(self, headers: Mapping[str, str]) -> None:
+    def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
         """Send the head of a stream: chunked, or for HTTP/1.0 one that ends with the connection."""
         self._chunked = self._head is not None and self._head.minor_version > 0
         self.close_connection = self.close_connection or not self._chunked
         framing = {"transfer-encoding": "chunked"} if self._chunked else {}
-        self._write(self._begin(200, {**headers, **framing}))
+        self._write(self._begin(200, {**headers, **framing}) + self._chunk(event))
 
     def send(self, event: bytes) -> None:
         """Send one event as one chunk."""
-        self._write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
+        self._write(self._chunk(event))
 
-    def end_stream(self) -> None:
-        """Send the last chunk."""
-        if self._chunked:
-            self._write(b"0\r\n\r\n")
+    def end_stream(self, event: bytes = b"") -> None:
+        """Send the last event, and the chunk that says that it is the last."""
+        self._write(self._chunk(event) + (b"0\r\n\r\n" if self._chunked else b""))
+
+    def _chunk(self, event: bytes) -> bytes:
+        """An event as it goes over the wire; an empty chunk would end the stream."""
+        return b"%x\r\n%b\r\n" % (len(event), event) if self._chunked and event else event
 
     def _begin(self, status: int, headers: Mapping[str, str]) -> bytes:
         """The head of the response, which begins with it."""
@@ -277,13 +280,13 @@ class _LastWord:
         framing = {"content-length": str(len(body)), "connection": "close"}
         self.data = response_head(status, {**headers, **framing}) + body
 
-    def start_stream(self, headers: Mapping[str, str]) -> None:
+    def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
         raise NotImplementedError
 
     def send(self, event: bytes) -> None:
         raise NotImplementedError
 
-    def end_stream(self) -> None:
+    def end_stream(self, event: bytes = b"") -> None:
         raise NotImplementedError
 
 
