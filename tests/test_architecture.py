@@ -37,7 +37,17 @@ ORDER = (
     *(f"core.{name}" for name in ("slips", "response", "events", "securechat")),
     *(
         f"shell.{name}"
-        for name in ("identity", "waiter", "incoming", "outgoing", "http_head", "http_body", "http_answer", "dns")
+        for name in (
+            "identity",
+            "floor",
+            "waiter",
+            "incoming",
+            "outgoing",
+            "http_head",
+            "http_body",
+            "http_answer",
+            "dns",
+        )
     ),
     *(f"shell.{name}" for name in ("forward_proxy", "tls", "upstream", "turns", "asking", "exchange", "journal")),
     *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "clients", "app", "reload")),

@@ -1,0 +1,58 @@
+"""The floor: of the requests for messages, one works at a time, and the others wait or are waited for.
+
+Python runs one thread at a time anyway. But it changes threads at any call of the system, and with sixteen requests at
+work it does so dozens of times for each, from one processor to another. So a thread that works takes the floor, and
+leaves it where it has to wait for a socket: `docs/performance.md` says what that brings.
+
+Nothing depends on it but speed. Who has waited for half a second works without it, so that a huge request holds up
+nobody for longer. Where Python runs threads side by side, there is no floor.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+_PATIENCE = 0.5  # seconds
+_IS_NEEDED = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class _State(threading.local):
+    """Of a thread: whether it works, so that it wants the floor, and whether it has it."""
+
+    works = has = False
+
+    def take(self) -> None:
+        self.has = self.works and _floor.acquire(timeout=_PATIENCE)
+
+    def leave(self) -> None:
+        if self.has:
+            self.has = False
+            _floor.release()
+
+
+class _Working:
+    """Within it, the thread has the floor, but for the stretches of `waiting`."""
+
+    def __enter__(self) -> None:
+        _mine.works = _IS_NEEDED
+        _mine.take()
+
+    def __exit__(self, *_: object) -> None:
+        _mine.leave()
+        _mine.works = False
+
+
+class _Waiting:
+    """Within it, others may work."""
+
+    def __enter__(self) -> None:
+        _mine.leave()
+
+    def __exit__(self, *_: object) -> None:
+        _mine.take()
+
+
+_floor = threading.Lock()
+_mine = _State()
+working, waiting = _Working(), _Waiting()
