@@ -29,7 +29,7 @@ from claude_proxy.errors import (
 from claude_proxy.settings import Settings
 from claude_proxy.shell import clients, metrics, status_page
 from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_id
-from claude_proxy.shell.floor import waiting, working
+from claude_proxy.shell.floor import waiting
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
 from claude_proxy.shell.server import HttpRequest, ResponseWriter
@@ -118,8 +118,7 @@ class App:
 
     def __call__(self, request: HttpRequest, response: ResponseWriter) -> None:
         """Answer a request."""
-        with working:
-            self._answer(Visit(request, response, self._exchange.standing), self._dispatch)
+        self._answer(Visit(request, response, self._exchange.standing), self._dispatch)
 
     def adopt(self, settings: Settings) -> None:
         """Go by new settings from the next request on.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from claude_proxy.errors import ClientGone, InvalidRequest, RequestTimeout
+from claude_proxy.shell.waiter import READ, is_ready
 
 _PIECE = 65536  # bytes
 _DISCARDED = 64  # pieces at most; a client that sends without end is reset
@@ -26,7 +27,7 @@ class Incoming:
     """What comes on a connection. What was received and not yet read waits here for the next request."""
 
     def __init__(self, connection: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read from a connection; `clock` gives seconds, from any start."""
+        """Read from a connection, which does not block; `clock` gives seconds, from any start."""
         self._connection = connection
         self._clock = clock
         self._buffer = bytearray()
@@ -116,7 +117,6 @@ class Incoming:
 
     def discard_what_came(self) -> None:
         """Read and forget what is there already."""
-        self._connection.setblocking(False)
         with contextlib.suppress(OSError):
             for _ in range(_DISCARDED):
                 if not self._connection.recv(_PIECE):
@@ -134,8 +134,7 @@ class Incoming:
         try:
             if left <= 0:
                 raise TimeoutError
-            self._connection.settimeout(None if left == math.inf else left)
-            data = self._connection.recv(_PIECE)
+            data = self._receive_within(left)
         except TimeoutError:
             raise RequestTimeout(
                 "The request came too slowly: HEAD_TIMEOUT and BODY_TIMEOUT of the proxy set the limits. Try again."
@@ -145,3 +144,11 @@ class Incoming:
         self._buffer += data
         self._deadline += len(data) / self._rate
         return bool(data)
+
+    def _receive_within(self, seconds: float) -> bytes:
+        while True:
+            try:
+                return self._connection.recv(_PIECE)
+            except BlockingIOError:
+                if not is_ready(self._connection, READ, seconds):
+                    raise TimeoutError from None

@@ -23,6 +23,7 @@ from claude_proxy import __version__
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings import Settings
 from claude_proxy.shell.connections import Budget, Connections, Parting, Phase
+from claude_proxy.shell.floor import working
 from claude_proxy.shell.http_body import read_body
 from claude_proxy.shell.http_head import RequestHead, check_length, read_head
 from claude_proxy.shell.incoming import Incoming
@@ -142,6 +143,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         super().setup()
         if cork := getattr(socket, "TCP_CORK", None):
             self.connection.setsockopt(socket.IPPROTO_TCP, cork, 0)
+        self.connection.setblocking(False)
         self._incoming = Incoming(self.connection)
         self.wfile = Outgoing(self.connection, self.timeout)
         self._head: RequestHead | None = None
@@ -158,8 +160,12 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
             return
         if not self._incoming.await_request(settings.idle_timeout):
             return
-        if not connections.turn(self.connection, Phase.READING):
-            return
+        if connections.turn(self.connection, Phase.READING):
+            with working:
+                self._serve_request()
+
+    def _serve_request(self) -> None:
+        connections = self.server.connections
         with self.server.bodies.share() as taken:
             try:
                 request = self._read(taken)
@@ -196,7 +202,6 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         )
 
     def _answer(self, request: HttpRequest) -> None:
-        self.connection.setblocking(False)
         self.close_connection = self._head is None or not self._head.keeps_alive or self.server.connections.stopping
         try:
             self.server.application(request, self)
@@ -205,7 +210,6 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer a request that was not read to its end."""
-        self.connection.setblocking(False)
         with contextlib.suppress(ClientGone):
             self.server.application.refuse(error, self)
         # What the client still sends is read: closing at once would reset the connection and lose the response.
