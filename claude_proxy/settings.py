@@ -154,7 +154,7 @@ class Settings:
     max_headers: int = 100
     max_body_mb: int = 32
     max_bodies_mb: int = 256
-    cache_mb: int = 32
+    cache_mb: int = 64
     head_timeout: float = 20.0
     body_timeout: float = 30.0
     idle_timeout: float = 120.0
@@ -555,9 +555,9 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "CACHE_MB",
-        "32",
-        "MB of recent conversations that are kept in memory, so that their next turns cost less, until they have been "
-        "idle for 5 minutes; 0 keeps nothing.",
+        "64",
+        "MB of memory for conversations, until they have been idle for 5 minutes, so that their next turns cost less; "
+        "one takes about four times its size. 0 keeps nothing.",
         _whole(0, 100_000),
     ),
     Setting("HEAD_TIMEOUT", "20", "Seconds a client has to send the head of a request.", _seconds(0.1, 600)),

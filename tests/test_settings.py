@@ -68,7 +68,7 @@ def test_the_defaults() -> None:
         max_headers=100,
         max_body_mb=32,
         max_bodies_mb=256,
-        cache_mb=32,
+        cache_mb=64,
         head_timeout=20,
         body_timeout=30,
         idle_timeout=120,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar, cast
 
-from claude_proxy.core.memo import Memo, key_of
+from claude_proxy.core.memo import Memo, fingerprint
 from claude_proxy.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -109,10 +109,10 @@ class Node:
             return read(replace(self, tally=own)), own.ignored
 
         try:
-            key = key_of(self.value)
+            size, mark = fingerprint(self.value)
         except ValueError:
             raise InvalidRequest(TOO_DEEP) from None
-        found, ignored = memo.content((what, key, self.rules), find, size=2 * len(key))
+        found, ignored = memo.content((what, mark, self.rules), find, size=size)
         self.tally.ignored += ignored
         return found
 

@@ -21,7 +21,7 @@ import workload
 from claude_proxy.core import models, prompt, securechat, tokens
 from claude_proxy.core.content import Tool
 from claude_proxy.core.fields import Rules
-from claude_proxy.core.memo import Memo, digest, key_of
+from claude_proxy.core.memo import Memo, digest, fingerprint
 from claude_proxy.core.notation import Call, CallWriter
 from claude_proxy.core.request import parse_request
 
@@ -158,9 +158,9 @@ JSON = st.recursive(
 
 @examples(1000)
 @given(JSON, JSON)
-def test_keys_are_alike_where_the_json_is(one: Any, other: Any) -> None:
-    assert (key_of(one) == key_of(other)) == (json.dumps(one) == json.dumps(other))
-    assert key_of(one) == key_of(json.loads(json.dumps(one)))
+def test_fingerprints_are_alike_where_the_json_is(one: Any, other: Any) -> None:
+    assert (fingerprint(one) == fingerprint(other)) == (json.dumps(one) == json.dumps(other))
+    assert fingerprint(one) == fingerprint(json.loads(json.dumps(one)))
 
 
 # --- what is made with a memo is what is made without -----------------------------------------------------------------
