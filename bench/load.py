@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """How fast the proxy is beside bare nginx and its peers, in one run on one machine; writes docs/performance.md.
 
+    python -m pip install -r bench/requirements.txt     once, in an environment of its own, for the charts
     python bench/load.py                   everything; an hour with the peers, on a machine that rests
     python bench/load.py --peers           installs claude-code-router and LiteLLM into `.venv-peers` first
     python bench/load.py --quick           short runs, which print the table and write no file
@@ -21,7 +22,6 @@ import argparse
 import contextlib
 import http.client
 import json
-import math
 import os
 import platform
 import shutil
@@ -46,7 +46,6 @@ import workload
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers"
 REPORT = ROOT / "docs" / "performance.md"
-IMAGES = ROOT / "docs" / "images"
 CCR, LITELLM = "@musistudio/claude-code-router@2.0.0", "litellm[proxy]==1.106.2"
 OURS, NGINX = "claude-proxy", "nginx alone"
 
@@ -688,101 +687,6 @@ def _goals(found: Findings) -> list[list[str]]:
     return rows
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-_COLORS = ("#2563eb", "#f59e0b", "#10b981", "#a855f7", "#6b7280")
-
-
-def bars(title: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], unit: str) -> str:
-    """A chart of horizontal bars on a logarithmic scale, as SVG."""
-    row, left, width = 16, 230, 820
-    step = row * len(series) + 14
-    height = 70 + step * len(groups)
-    values = [max(value, 0.01) for each in series.values() for value in each]
-    low = min(values) / 2
-    scale = (width - left - 110) / _log(max(values) / low)
-    parts = [f'<text x="10" y="22" font-size="15" font-weight="bold">{title}</text>']
-    for index, (name, color) in enumerate(zip(series, _COLORS, strict=False)):
-        parts.append(f'<rect x="{10 + 170 * index}" y="34" width="12" height="12" fill="{color}"/>')
-        parts.append(f'<text x="{27 + 170 * index}" y="44">{name}</text>')
-    for at, group in enumerate(groups):
-        top = 62 + step * at
-        parts.append(f'<text x="{left - 8}" y="{top + step / 2 - 3}" text-anchor="end">{group}</text>')
-        for index, (each, color) in enumerate(zip(series.values(), _COLORS, strict=False)):
-            value, y = max(each[at], 0.01), top + row * index
-            length = scale * _log(value / low)
-            parts.append(f'<rect x="{left}" y="{y}" width="{length:.0f}" height="{row - 3}" fill="{color}"/>')
-            parts.append(f'<text x="{left + length + 5:.0f}" y="{y + 11}">{value:,.3g} {unit}</text>')
-    return _svg(width, height, parts)
-
-
-def lines(title: str, points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """A chart of lines, both scales logarithmic, as SVG: kB to ms."""
-    width, height, left, bottom = 820, 420, 60, 370
-    xs = [x for each in points.values() for x, _ in each]
-    ys = [y for each in points.values() for _, y in each]
-    low_x, low_y = min(xs), min(ys) / 2
-    by_x = (width - left - 60) / _log(max(xs) / low_x)
-    by_y = (bottom - 60) / _log(max(ys) / low_y)
-    parts = [f'<text x="10" y="22" font-size="15" font-weight="bold">{title}</text>']
-    for x in sorted(set(xs)):
-        at = left + by_x * _log(x / low_x)
-        parts.append(f'<line x1="{at:.0f}" y1="50" x2="{at:.0f}" y2="{bottom}" stroke="#ddd"/>')
-        parts.append(f'<text x="{at:.0f}" y="{bottom + 18}" text-anchor="middle">{x:,.0f} kB</text>')
-    for index, ((name, each), color) in enumerate(zip(points.items(), _COLORS, strict=False)):
-        drawn = [(left + by_x * _log(x / low_x), bottom - by_y * _log(y / low_y)) for x, y in each]
-        path = " ".join(f"{x:.0f},{y:.0f}" for x, y in drawn)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        for (x, y), (_, value) in zip(drawn, each, strict=True):
-            parts.append(f'<text x="{x:.0f}" y="{y - 6:.0f}" text-anchor="middle" fill="{color}">{value:.3g}</text>')
-        parts.append(f'<rect x="{10 + 190 * index}" y="32" width="12" height="12" fill="{color}"/>')
-        parts.append(f'<text x="{27 + 190 * index}" y="42">{name}, ms</text>')
-    return _svg(width, height, parts)
-
-
-def _log(ratio: float) -> float:
-    return math.log10(ratio)
-
-
-def _svg(width: int, height: int, parts: Sequence[str]) -> str:
-    inner = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="11" fill="#222">\n<rect width="100%" height="100%" fill="white"/>\n{inner}\n</svg>\n'
-    )
-
-
-def charts(found: Findings) -> Mapping[str, str]:
-    """The charts, by file name."""
-    names = [server.name for server in found.servers]
-    singles = [load for load in found.loads if load.connections == 1]
-    sixteen = [load for load in found.loads if load.connections == 16]
-    made = {
-        "performance-latency.svg": bars(
-            "Added latency at the median, one connection",
-            [str(load) for load in singles],
-            {name: [statistics.median(found.added(name, load)) for load in singles] for name in names},
-            "ms",
-        ),
-        "performance-throughput.svg": bars(
-            "Throughput, 16 connections",
-            [str(load) for load in sixteen],
-            {name: [statistics.median(found.rates(name, load)) for load in sixteen] for name in names},
-            "/s",
-        ),
-    }
-    if found.linear:
-        made["performance-size.svg"] = lines(
-            "One request by the size of its body",
-            {
-                "new session": [(size / 1000, fresh) for size, fresh, _, _ in found.linear],
-                "known session": [(size / 1000, known) for size, _, known, _ in found.linear],
-                NGINX: [(size / 1000, bare) for size, _, _, bare in found.linear],
-            },
-        )
-    return made
-
-
 def main() -> int:
     """Measure, and write or print the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -817,10 +721,8 @@ def main() -> int:
     if options.quick:
         print(report(found))
         return 0
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, svg in charts(found).items():
-        (IMAGES / name).write_text(svg, encoding="utf-8")
     REPORT.write_text(report(found), encoding="utf-8")
+    subprocess.run([sys.executable, str(Path(__file__).with_name("charts.py"))], check=True)
     print(f"wrote {REPORT.relative_to(ROOT)}")
     return 0
 

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""What each stage of a request costs by itself: processor time, or instructions where the machine is noisy.
+"""The stages of a request, and how many instructions each takes: a regression shows on a noisy machine, too.
 
-    python bench/stages.py                     milliseconds of processor time, as a Markdown table
+    python bench/stages.py                     instructions that the processor carried out, counted by valgrind
     python bench/stages.py --only render
-    python bench/stages.py --instructions      instructions that the processor carried out, counted by valgrind
-    python bench/stages.py --instructions --check      fails where a stage takes more than bench/instructions.json says
-    python bench/stages.py --instructions --record     writes that file
+    python bench/stages.py --check             fails where a stage takes more than bench/instructions.json says
+    python bench/stages.py --record            writes that file
 
-Times are the best of several runs. Instructions hardly vary between runs and machines, but they do between releases of
-Python: the file says which one it is for, and another is not compared with it. A stage is run in a process of its own,
-once with few repetitions and once with more; the difference is what it costs, without the start of Python. Valgrind
-must be installed (Debian: `apt-get install valgrind`).
+Instructions hardly vary between runs and machines, but they do between releases of Python: the file says which one it
+is for, and another is not compared with it. A stage is run in a process of its own, once with few repetitions and once
+with more; the difference is what it costs, without the start of Python. Valgrind must be installed (Debian: `apt-get
+install valgrind`). `test_stages.py` measures the same stages in time.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ import workload
 from claude_proxy.core import events, models, prompt, reply, securechat, tokens
 from claude_proxy.core.content import Message, Usage
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.notation import Vocabulary
 from claude_proxy.core.request import parse_request
 from claude_proxy.core.response import message_json, to_bytes
 
@@ -51,37 +50,44 @@ Stage = Callable[[], Any]
 
 
 def stages(size: int) -> Mapping[str, Stage]:
-    """The stages of a request of so many bytes, in their order, each ready to be run any number of times."""
+    """The stages of a request of so many bytes, in their order, each ready to be run any number of times.
+
+    "Again" is the next turn of a session that the proxy knows.
+    """
     body = workload.body(size)
-    request = parse_request(body)
     alias = models.choose_alias(workload.MODEL, {}).alias
     memo = Memo()
+    request = parse_request(body, memo=memo)
     rendered = prompt.render(request, alias, armoured=True, memo=memo)
     tokens.estimate(rendered.texts, memo=memo)
     said = workload.reply(REPLY)
     came = workload.answer(said)
     tools = {tool.name: tool for tool in request.tools}
+    vocabulary = Vocabulary(tools)
     ids = (f"toolu_{number}" for number in itertools.count())
     read = reply.read_reply(said, tools, lambda: next(ids), cut=False)
     message = Message("msg_1", workload.MODEL, read.content, "end_turn", Usage(1, 1))
 
-    def form() -> Any:
-        fields = securechat.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000)  # noqa: S106
-        return securechat.encode_form(fields, "form_1")
+    def form(known: Memo | None = None) -> Any:
+        options: dict[str, Any] = {"token": "t", "prefix": "p", "alias": alias, "max_tokens": 1000}
+        return securechat.encode_form(securechat.form_fields(rendered, memo=known, **options), "form_1")
 
     def stream() -> Any:
         opening = events.opening_message("msg_1", workload.MODEL, 1)
         return list(events.EventStream(opening, thinking=False, delay=15, interval=10).finish(message))
 
+    form(memo)
     return {
         "parse": lambda: parse_request(body),
+        "parse again": lambda: parse_request(body, memo=memo),
         "render": lambda: prompt.render(request, alias, armoured=True),
         "render again": lambda: prompt.render(request, alias, armoured=True, memo=memo),
         "estimate": lambda: tokens.estimate(rendered.texts),
         "estimate again": lambda: tokens.estimate(rendered.texts, memo=memo),
         "form": form,
+        "form again": lambda: form(memo),
         "answer": lambda: securechat.read_answer(200, {}, came, url="", prefix="", sent_bytes=0),
-        "reply": lambda: reply.read_reply(said, tools, lambda: next(ids), cut=False),
+        "reply": lambda: reply.read_reply(said, tools, lambda: next(ids), cut=False, vocabulary=vocabulary),
         "json": lambda: to_bytes(message_json(message)),
         "events": stream,
     }
@@ -97,29 +103,6 @@ def cases(only: str, sizes: Iterable[str] = tuple(SIZES)) -> Iterable[tuple[str,
         for name in stages(1_000):
             if only in name and (name not in _OF_REPLY or size == next(iter(SIZES))):
                 yield name, size
-
-
-# --- processor time ---------------------------------------------------------------------------------------------------
-
-
-def milliseconds(stage: Stage) -> float:
-    """Processor time of one run: the best of five, each of many runs that take a tenth of a second together."""
-    best, runs = float("inf"), 1
-    for _ in range(6):
-        began = time.process_time()
-        for _ in range(runs):
-            stage()
-        each = (time.process_time() - began) / runs
-        best, runs = min(best, each), max(1, round(0.1 / max(each, 1e-6)))
-    return best * 1000
-
-
-def print_times(only: str) -> int:
-    """Measure and print processor time."""
-    print("| stage | body | ms |\n| --- | ---: | ---: |")
-    for name, size in cases(only):
-        print(f"| {name} | {size} | {milliseconds(stages(SIZES[size])[name]):.3f} |", flush=True)
-    return 0
 
 
 # --- instructions -----------------------------------------------------------------------------------------------------
@@ -189,7 +172,6 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="NAME", help="only stages with this in their names")
-    parser.add_argument("--instructions", action="store_true", help="count instructions in place of time")
     parser.add_argument("--check", action="store_true", help="fail where there are more of them than on file")
     parser.add_argument("--record", action="store_true", help="put them on file")
     parser.add_argument("--run", nargs=3, metavar=("STAGE", "SIZE", "TIMES"), help=argparse.SUPPRESS)
@@ -198,9 +180,7 @@ def main() -> int:
         name, size, times = options.run
         run(name, size, int(times))
         return 0
-    if options.instructions or options.check or options.record:
-        return measure_instructions(options.only, check=options.check, record=options.record)
-    return print_times(options.only)
+    return measure_instructions(options.only, check=options.check, record=options.record)
 
 
 if __name__ == "__main__":
