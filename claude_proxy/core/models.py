@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from claude_proxy.configuration import DEFAULT_SERVER, AliasFacts, Family, Tokenizer
@@ -152,29 +151,14 @@ def describe_alias(
         sight: configured patterns of aliases, and whether they see; before everything else.
         facts: what is said of aliases, by name or pattern; before the built-in tables.
     """
-    known = _known_alias(name)
-    if not sight and not facts:
-        return known
     said = _Said(name, facts or {})
     return Alias(
         name,
-        family=said.first("family") or known.family,
-        window=said.first("window") or known.window,
-        max_output=said.first("max_output") or known.max_output,
-        sees=_first_match(name, (*(sight or {}).items(), *said.sight), known.sees),
+        family=said.first("family") or _family(name),
+        window=said.first("window") or _first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
+        max_output=said.first("max_output") or _first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
+        sees=_first_match(name, (*(sight or {}).items(), *said.sight, *_SIGHT), default=False),
         counted_as=said.first("tokenizer"),
-    )
-
-
-@lru_cache(maxsize=100)  # every request asks for one of a few
-def _known_alias(name: str) -> Alias:
-    """What the built-in tables say of an alias."""
-    return Alias(
-        name,
-        family=_family(name),
-        window=_first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
-        max_output=_first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
-        sees=_first_match(name, _SIGHT, default=False),
     )
 
 
