@@ -113,7 +113,7 @@ class Settings:
         max_headers: how many headers a request may have.
         max_body_mb: limit for a request's body, before and after it is unpacked, in MB of 1024 KB.
         max_bodies_mb: limit for all the bodies that are held at once.
-        cache_mb: how much of recent conversations is kept in memory, in millions of characters.
+        cache_mb: how much memory recent conversations may take, in millions of bytes.
         head_timeout: limit for a client to send the head of a request.
         body_timeout: limit for a client to send a body; every 32 KB that come add a second.
         idle_timeout: how long a connection is kept without a request.
@@ -556,8 +556,8 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "CACHE_MB",
         "64",
-        "MB of memory for conversations, until they have been idle for 5 minutes, so that their next turns cost less; "
-        "one takes about four times its size. 0 keeps nothing.",
+        "MB of memory for conversations, so that their next turns cost less; one counts for about five times its size, "
+        "and is forgotten when it has been idle for 5 minutes at most. 0 keeps nothing.",
         _whole(0, 100_000),
     ),
     Setting("HEAD_TIMEOUT", "20", "Seconds a client has to send the head of a request.", _seconds(0.1, 600)),

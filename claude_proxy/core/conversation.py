@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn, cast
 
 from claude_proxy.core.blocks import read_content
@@ -51,7 +52,7 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Me
     messages = [entry.recall(memo, "message", _message) for entry in entries]
     if field.rules.strict:
         _check_placement(entries, messages)
-    added, withdrawn = _tool_changes(entries, tools, model)
+    added, withdrawn = _tool_changes(entries, tools, model, memo)
     if field.rules.strict:
         _check_references(entries, {tool.name for tool in (*tools, *added)})
     start = _start(entries)
@@ -243,7 +244,7 @@ class _Pairing:
 
 
 def _tool_changes(
-    entries: Sequence[Node], tools: tuple[Tool, ...], model: str
+    entries: Sequence[Node], tools: tuple[Tool, ...], model: str, memo: Memo
 ) -> tuple[tuple[Tool, ...], frozenset[str]]:
     """The tools that `tool_addition`s define, and the names of those that are withdrawn in the end."""
     added: dict[str, Tool] = {}
@@ -251,8 +252,8 @@ def _tool_changes(
     for change in _changes(entries):
         tool = change.require("tool")
         if tool.require("type").string() == "tool_definition":
-            if defined := read_tool(tool.require("definition"), model):
-                added[defined.name] = replace(defined, defer_loading=True)
+            if defined := tool.require("definition").recall(memo, "added tool", partial(_added_tool, model=model)):
+                added[defined.name] = defined
                 withdrawn.discard(defined.name)
             continue
         name = tool.require("name").string()
@@ -264,6 +265,11 @@ def _tool_changes(
             withdrawn.add(name)
     names = {tool.name for tool in tools}
     return tuple(tool for name, tool in added.items() if name not in names), frozenset(withdrawn)
+
+
+def _added_tool(definition: Node, model: str) -> Tool | None:
+    tool = read_tool(definition, model)
+    return tool and replace(tool, defer_loading=True)  # it is shown where it is added
 
 
 def _refuse_reference(name: str, path: str) -> NoReturn:

@@ -109,10 +109,10 @@ class Node:
             return read(replace(self, tally=own)), own.ignored
 
         try:
-            size, mark = fingerprint(self.value)
+            mark = fingerprint(self.value)
         except ValueError:
             raise InvalidRequest(TOO_DEEP) from None
-        found, ignored = memo.content((what, mark, self.rules), find, size=size)
+        found, ignored = memo.content((what, mark, self.rules), find)
         self.tally.ignored += ignored
         return found
 

@@ -39,7 +39,7 @@ def estimate(texts: Iterable[str], tokenizer: Tokenizer = "openai", memo: Memo |
 
     memo = Memo() if memo is None else memo
     kind = f"tokens, {tokenizer}"
-    return max(1, sum(memo.content((kind, text), partial(of, text), size=len(text)) for text in texts))
+    return max(1, sum(memo.content((kind, text), partial(of, text), size=text.__sizeof__()) for text in texts))
 
 
 _PER_TEXT = 4

@@ -4,8 +4,8 @@ Python runs one thread at a time anyway. But it changes threads at any call of t
 work it does so dozens of times for each, from one processor to another. So a thread that works takes the floor, and
 leaves it where it has to wait for a socket: `docs/performance.md` says what that brings.
 
-Nothing depends on it but speed. Who has waited for half a second works without it, so that a huge request holds up
-nobody for longer. Where Python runs threads side by side, there is no floor.
+Nothing depends on it but speed. Who has waited for half a second does without it from then on, so that a huge request
+holds up nobody for longer. Where Python runs threads side by side, there is no floor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _State(threading.local):
     works = has = False
 
     def take(self) -> None:
-        self.has = self.works and _floor.acquire(timeout=_PATIENCE)
+        self.works = self.has = self.works and _floor.acquire(timeout=_PATIENCE)
 
     def leave(self) -> None:
         if self.has:
@@ -32,7 +32,7 @@ class _State(threading.local):
 
 
 class _Working:
-    """Within it, the thread has the floor, but for the stretches of `waiting`."""
+    """Within it, the thread has the floor, but for the stretches of `waiting`. Not to be nested, nor are those."""
 
     def __enter__(self) -> None:
         _mine.works = _IS_NEEDED

@@ -23,7 +23,7 @@ from claude_proxy import __version__
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings import Settings
 from claude_proxy.shell.connections import Budget, Connections, Parting, Phase
-from claude_proxy.shell.floor import working
+from claude_proxy.shell.floor import waiting, working
 from claude_proxy.shell.http_body import read_body
 from claude_proxy.shell.http_head import RequestHead, check_length, read_head
 from claude_proxy.shell.incoming import Incoming
@@ -216,7 +216,8 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
         self._incoming.allow(_DRAIN_SECONDS, _DRAIN_RATE)
-        self._incoming.discard(_DRAIN_BYTES)
+        with waiting:
+            self._incoming.discard(_DRAIN_BYTES)
 
     # --- responses ----------------------------------------------------------------------------------------------------
 

@@ -133,10 +133,10 @@ class Upstream:
             yield self._head(content_type, len(body), further) + body[:_WITH_HEAD]
             yield memoryview(body)[_WITH_HEAD:]
 
-        connection = self._take() or self._connect(waiter)
-        try:
-            answer = self._exchange(connection, parts(), waiter)
-        except _StaleConnection:
+        answer = None
+        with contextlib.suppress(_StaleConnection):
+            answer = self._exchange(self._take() or self._connect(waiter), parts(), waiter)
+        if answer is None:
             answer = self._exchange(self._connect(waiter), parts(), waiter)
         if answer.status == 407 and self._proxy and not self._tls:
             raise forward_proxy.refusal(self._proxy, 407, self._where)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core_samples import Json, assistant, examples, system, user, write_calls
+from core_samples import LENIENT, Json, assistant, examples, system, user, write_calls
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,6 +148,14 @@ def test_no_other_object_is_taken_for_one_that_has_gone() -> None:
     for number in range(100):
         thing = Thing()  # would soon get the id of one before it, were that not held
         assert memo.content("key", partial(str, number), of=(thing,)) == str(number)
+
+
+def test_the_objects_that_are_held_count() -> None:
+    memo = Memo(room=20_000)
+    for number in range(100):
+        tool = Tool("Text", {"type": "object", "description": "x" * 5000}, description=str(number))
+        memo.content("kind", lambda: 1, of=(tool,))
+    assert len(memo) <= 4
 
 
 JSON = st.recursive(
@@ -314,6 +322,35 @@ def test_what_was_let_pass_is_counted_each_time() -> None:
     tool = OFFERS[0][0] | {"surprise": 1}
     body = json.dumps({"model": "m", "max_tokens": 9, "messages": [message], "tools": [tool]}).encode()
     assert [parse_request(body, memo=memo).ignored for _ in range(2)] == [2, 2]
+
+
+def held(requests: Iterator[Json], room: int, rules: Rules = LENIENT) -> int:
+    """How many results are kept of requests."""
+    memo = Memo(room=room)
+    for request in requests:
+        made_of(json.dumps(request).encode(), memo, rules, "gpt-4.1", armoured=True)
+    return len(memo._content)
+
+
+def test_pictures_take_room_though_strict_rules_remember_no_message() -> None:
+    def picture(number: int) -> Json:
+        source = {"type": "base64", "media_type": "image/png", "data": f"{number:04}" * 25_000}
+        return {"model": "m", "max_tokens": 9, "messages": [user({"type": "image", "source": source})]}
+
+    assert held(map(picture, range(50)), 1_000_000, Rules(strict=True)) < 20
+
+
+def test_what_says_nothing_is_not_kept_either_where_there_is_no_room() -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "s"}
+    request = {"model": "m", "max_tokens": 9, "messages": [user("Hi"), assistant(thought), user("And?")]}
+    assert held(iter([request] * 5), 0) == 0
+
+
+def test_a_tool_that_a_message_brings_is_read_once() -> None:
+    definition = {"name": "Added", "input_schema": {"type": "object"}}
+    added = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": definition}}
+    request = {"model": "m", "max_tokens": 9, "messages": [user("Hi"), {"role": "system", "content": [added]}]}
+    assert held(iter([request]), 1_000_000) == held(iter([request] * 5), 1_000_000)
 
 
 def test_strict_rules_count_marks_that_they_have_seen_before() -> None:
