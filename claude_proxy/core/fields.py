@@ -9,7 +9,7 @@ clients.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, cast
 
 from claude_proxy.core.memo import Memo, fingerprint
@@ -106,13 +106,13 @@ class Node:
         def find() -> tuple[T, int]:
             self.limit_depth()
             own = Tally()
-            return read(replace(self, tally=own)), own.ignored
+            return read(Node(self.value, self.path, self.rules, own)), own.ignored
 
         try:
-            mark = fingerprint(self.value)
+            size, mark = fingerprint(self.value)
         except ValueError:
             raise InvalidRequest(TOO_DEEP) from None
-        found, ignored = memo.content((what, mark, self.rules), find)
+        found, ignored = memo.content((what, mark, self.rules), find, size=size)
         self.tally.ignored += ignored
         return found
 
