@@ -18,12 +18,14 @@ _IS_NEEDED = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class _State(threading.local):
-    """Of a thread: whether it works, so that it wants the floor, and whether it has it."""
+    """Of a thread: whether it works, so that it wants the floor; how deep in waits it is; whether it has the floor."""
 
     works = has = False
+    waits = 0
 
     def take(self) -> None:
-        self.works = self.has = self.works and _floor.acquire(timeout=_PATIENCE)
+        if self.works and not self.waits and not self.has:
+            self.works = self.has = _floor.acquire(timeout=_PATIENCE)
 
     def leave(self) -> None:
         if self.has:
@@ -32,7 +34,7 @@ class _State(threading.local):
 
 
 class _Working:
-    """Within it, the thread has the floor, but for the stretches of `waiting`. Not to be nested, nor are those."""
+    """Within it, the thread has the floor, but for the stretches of `waiting`. Not to be nested."""
 
     def __enter__(self) -> None:
         _mine.works = _IS_NEEDED
@@ -44,12 +46,14 @@ class _Working:
 
 
 class _Waiting:
-    """Within it, others may work."""
+    """Within it, others may work. What waits may do so by waiting for this and that."""
 
     def __enter__(self) -> None:
+        _mine.waits += 1
         _mine.leave()
 
     def __exit__(self, *_: object) -> None:
+        _mine.waits -= 1
         _mine.take()
 
 

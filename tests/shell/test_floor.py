@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, eventually, running
+from sites import Site, echo, listening
 
 from claude_proxy.shell import floor
 from claude_proxy.shell.floor import waiting, working
@@ -77,6 +78,35 @@ def test_who_has_been_patient_works_without(monkeypatch: pytest.MonkeyPatch) -> 
         aside(work)
         assert worked.wait(PATIENCE)
         assert floor._floor.locked(), "what another had not taken it has not given back"
+
+
+@needed
+def test_a_wait_within_a_wait_gives_nothing_back_before_its_time() -> None:
+    with working:
+        with waiting:
+            with waiting:
+                pass
+            assert not floor._floor.locked()
+        assert floor._floor.locked()
+
+
+@needed
+def test_who_did_without_it_once_does_not_wait_for_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "_PATIENCE", 0.01)
+    floor._floor.acquire()
+    with working:
+        floor._floor.release()
+        with waiting:
+            pass
+        assert not floor._floor.locked()
+
+
+def test_a_request_that_is_refused_leaves_it() -> None:
+    with running(listening(echo)) as server:
+        site = Site(server)
+        assert site.exchange(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: many\r\n\r\n").status == 400
+        eventually(lambda: not floor._floor.locked())
+        assert site.is_well()
 
 
 def test_who_does_not_work_neither_takes_nor_leaves_it() -> None:
