@@ -90,9 +90,9 @@ class Node:
         raise InvalidRequest(TOO_DEEP)
 
     def recall(self, memo: Memo, what: str, read: Callable[[Node], T]) -> T:
-        """What was read from an equal value by the same rules, or else is read now.
+        """What was read from an equal value for the same API version, or else is read now.
 
-        By strict rules everything is read afresh: they count marks over the whole request.
+        By strict rules everything is read afresh: they count marks over the whole request, and ask for betas.
 
         Args:
             memo: what was read before.
@@ -112,7 +112,7 @@ class Node:
             size, mark = fingerprint(self.value)
         except ValueError:
             raise InvalidRequest(TOO_DEEP) from None
-        found, ignored = memo.content((what, mark, self.rules), find, size=size)
+        found, ignored = memo.content((what, mark, self.rules.version), find, size=size)
         self.tally.ignored += ignored
         return found
 

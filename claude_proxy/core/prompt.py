@@ -231,7 +231,7 @@ class _Renderer:
             return self._render(message, results)
         names = tuple((name, id(result)) for name, result in results)
         return self._memo.content(
-            ("parts", self._way, names), lambda: self._render(message, results), of=(message, self.writer)
+            ("parts", self._way, self.writer.offered, names), lambda: self._render(message, results), of=(message,)
         )
 
     def _render(self, message: MessageParam, results: list[_Named]) -> tuple[Part, ...]:

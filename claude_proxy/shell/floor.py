@@ -4,8 +4,8 @@ Python runs one thread at a time anyway. But it changes threads at any call of t
 work it does so dozens of times for each, from one processor to another. So a thread that works takes the floor, and
 leaves it where it has to wait for a socket: `docs/performance.md` says what that brings.
 
-Nothing depends on it but speed. Who has waited for half a second does without it from then on, so that a huge request
-holds up nobody for longer. Where Python runs threads side by side, there is no floor.
+Nothing depends on it but speed. Who has waited for a tenth of a second does without it from then on, so that a huge
+request holds up nobody for longer. Where Python runs threads side by side, there is no floor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 
-_PATIENCE = 0.5  # seconds
+_PATIENCE = 0.1  # seconds; sixteen requests of a session that goes on take a quarter of that
 _IS_NEEDED = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 

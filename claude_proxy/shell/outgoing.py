@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import socket
+import time
 
 from claude_proxy.shell.waiter import WRITE, is_ready
 
@@ -17,7 +18,7 @@ class Outgoing(io.BufferedIOBase):
     """Writes to a connection that does not block, without a buffer."""
 
     def __init__(self, connection: socket.socket, patience: float) -> None:
-        """Write to a connection; a client that takes nothing for `patience` seconds is given up."""
+        """Write to a connection; a client that does not take one write within `patience` seconds is given up."""
         self._connection = connection
         self._patience = patience
 
@@ -29,13 +30,14 @@ class Outgoing(io.BufferedIOBase):
         """Send all of it.
 
         Raises:
-            OSError: the connection broke, or the client takes nothing.
+            OSError: the connection broke, or the client is too slow.
         """
+        until = time.monotonic() + self._patience
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._connection.send(rest) :]
             except BlockingIOError:
-                if not is_ready(self._connection, WRITE, self._patience):
+                if not is_ready(self._connection, WRITE, max(until - time.monotonic(), 0.0)):
                     raise TimeoutError from None
         return len(data)

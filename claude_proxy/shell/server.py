@@ -135,7 +135,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 0
     rbufsize = 0  # `Incoming` is the buffer
-    timeout = 120.0  # seconds in which a client must take something of what is written
+    timeout = 120.0  # seconds for one write to the client
     disable_nagle_algorithm = True  # sets TCP_NODELAY
 
     def setup(self) -> None:

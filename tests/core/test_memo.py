@@ -346,6 +346,23 @@ def test_what_says_nothing_is_not_kept_either_where_there_is_no_room() -> None:
     assert held(iter([request] * 5), 0) == 0
 
 
+def test_what_is_kept_holds_no_tools_that_take_too_much_room() -> None:
+    memo = Memo(room=20_000)
+    tools = [OFFERS[0][0] | {"description": "x" * 15_000}]
+    request = {"model": "m", "max_tokens": 9, "tools": tools, "messages": [user("Hi")]}
+    made_of(json.dumps(request).encode(), memo, LENIENT, "gpt-4.1", armoured=True)
+    held = [each for (result, of), _ in memo._content._young.values() for each in (result, *of)]
+    assert held
+    assert not [each for each in held if isinstance(each, CallWriter | Tool)]
+
+
+def test_betas_are_not_kept() -> None:
+    memo = Memo()
+    betas = Rules(betas=frozenset({"a-secret-beta"}))
+    parse_request(json.dumps({"model": "m", "max_tokens": 9, "messages": [user("Hi")]}).encode(), betas, memo=memo)
+    assert "secret" not in repr(memo._content._young)
+
+
 def test_a_tool_that_a_message_brings_is_read_once() -> None:
     definition = {"name": "Added", "input_schema": {"type": "object"}}
     added = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": definition}}
