@@ -1,4 +1,4 @@
-"""The floor: of the requests for messages, one works at a time, and the others wait or are waited for.
+"""The floor: of all requests one works at a time, and the others wait or are waited for.
 
 Python runs one thread at a time anyway. But it changes threads at any call of the system, and with sixteen requests at
 work it does so dozens of times for each, from one processor to another. So a thread that works takes the floor, and
