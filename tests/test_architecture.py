@@ -26,9 +26,10 @@ ORDER = (
     *("errors", "configuration", "settings"),
     *(
         f"core.{name}"
-        for name in ("expressions", "content", "memo", "tokens", "fields", "blocks", "schema", "formats", "patterns")
+        for name in ("expressions", "depth", "content", "memo", "tokens", "fields", "blocks", "schema", "formats")
     ),
-    *(f"core.{name}" for name in ("validation", "tool_definitions", "conversation", "request", "models", "health")),
+    *(f"core.{name}" for name in ("patterns", "validation", "tool_definitions", "conversation", "request", "models")),
+    "core.health",
     *(
         f"core.{name}"
         for name in ("client_environment", "model_table", "entities", "loose_json", "repair", "tags", "notation")

@@ -226,17 +226,15 @@ def own_environment(playground: Mapping[str, str]) -> dict[str, str]:
     return kept | {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": TOKEN, "ANTHROPIC_API_KEY": TOKEN}
 
 
+def run_as_reader(command: list[str], playground: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with nothing but what the reader of the docs has set."""
+    env = own_environment(playground)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
 @pytest.mark.parametrize(("page", "line", "block"), blocks("python"), ids=block_name)
 def test_a_block_of_python_runs(page: Path, line: int, block: str, playground: dict[str, str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", block],
-        cwd=tmp_path,
-        env=own_environment(playground),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = run_as_reader([sys.executable, "-c", block], playground, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search("scripted stand-in|Done, in one step", done.stdout), done.stdout
 
@@ -251,15 +249,7 @@ def test_a_block_of_javascript_runs(
         pytest.skip("there is no Node, or tests/e2e/test_typescript_sdk.py has not installed the SDK")
     (tmp_path / "node_modules").symlink_to(modules)
     (tmp_path / "example.mjs").write_text(block, encoding="utf-8")
-    done = subprocess.run(
-        [node, "example.mjs"],
-        cwd=tmp_path,
-        env=own_environment(playground),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    done = run_as_reader([node, "example.mjs"], playground, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "scripted stand-in" in done.stdout
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, cast
 
+from claude_proxy.core.depth import is_deeper
 from claude_proxy.core.memo import Memo, fingerprint
 from claude_proxy.errors import InvalidRequest
 
@@ -77,17 +78,8 @@ class Node:
 
     def limit_depth(self) -> None:
         """Refuse a value that is nested too deeply."""
-        level = [self.value]
-        for _ in range(_MAX_DEPTH):
-            level = [
-                inner
-                for outer in level
-                if isinstance(outer, dict | list)
-                for inner in (outer.values() if isinstance(outer, dict) else outer)
-            ]
-            if not level:
-                return
-        raise InvalidRequest(TOO_DEEP)
+        if is_deeper(self.value, _MAX_DEPTH):
+            raise InvalidRequest(TOO_DEEP)
 
     def recall(self, memo: Memo, what: str, read: Callable[[Node], T]) -> T:
         """What was read from an equal value for the same API version, or else is read now.

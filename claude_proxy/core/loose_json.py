@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from claude_proxy.core.depth import is_deeper
 from claude_proxy.core.expressions import expression
 
 _MAX_DEPTH = 64
@@ -71,7 +72,7 @@ def loads(text: str) -> Any:
         value = _STRICT.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if _is_deep(value):
+    if is_deeper(value, _MAX_DEPTH):
         raise ValueError("nested too deeply")
     return value
 
@@ -93,24 +94,9 @@ def read_value(text: str, start: int = 0) -> Value:
         value, end = _STRICT.raw_decode(text, start)
     except (ValueError, RecursionError):
         return _read_loosely(text, start, _BEHIND_VALUE, _Parser.read)
-    if _is_deep(value):
+    if is_deeper(value, _MAX_DEPTH):
         raise Unreadable("nested too deeply")
     return Value(value, end)
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether a value is nested deeper than anything that goes through it can stand."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            item
-            for holder in level
-            if isinstance(holder, dict | list)
-            for item in (holder.values() if isinstance(holder, dict) else holder)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def read_arguments(text: str, start: int) -> Value:

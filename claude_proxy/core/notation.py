@@ -99,7 +99,7 @@ class CallWriter:
 
     def _reads_as(self, text: str, calls: Sequence[Call]) -> bool:
         """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
-        self._vocabulary = self._vocabulary or Vocabulary(self._tools)
+        self._vocabulary = self._vocabulary or vocabulary_of(self._tools, self._memo)
         for cut in (False, True):
             block = Reader(text, self._tools, cut=cut, vocabulary=self._vocabulary).read(0)
             if block.calls != tuple(calls) or block.end != len(text) or block.truncated:
@@ -232,6 +232,11 @@ class Vocabulary:
     def elements(self) -> frozenset[str]:
         """The names, in lower case, that may be tags of their own: those of the tools and of their parameters."""
         return frozenset(name.lower() for name in (*self.parameters, *self.known))
+
+
+def vocabulary_of(tools: Mapping[str, Tool], memo: Memo) -> Vocabulary:
+    """The vocabulary of tools, as long as they are remembered."""
+    return memo.content("vocabulary", lambda: Vocabulary(tools), of=tuple(tools.values()))
 
 
 class Reader:

@@ -104,8 +104,8 @@ def form_fields(
 
 def _message(turn: Turn, alias: Alias, memo: Memo) -> str:
     """The JSON of a turn; its content is a string, or with images and PDFs an array as the alias's vendor wants it."""
-    text = turn.text
     if all(isinstance(part, str) for part in turn.parts):
+        text = turn.text
         content = memo.content(("json", text), lambda: to_json(text))  # of the key, the count of its tokens speaks
     else:
         write = _anthropic_part if alias.family == "claude" else _openai_part

@@ -12,7 +12,7 @@ from claude_proxy.core import followup, limits, reply, structured, tokens
 from claude_proxy.core.content import ContentBlock, Message, Request, StopReason, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
-from claude_proxy.core.notation import Vocabulary
+from claude_proxy.core.notation import vocabulary_of
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer, reached_limit
@@ -62,9 +62,7 @@ class Asking:
         self._max_tokens = min(self._wanted, alias.max_output)
         demanded = request.tool_choice.name
         self._tools = {tool.name: tool for tool in request.callable_tools if demanded in {None, tool.name}}
-        tools = tuple(self._tools.values())
-        memo = Memo() if memo is None else memo
-        self._vocabulary = memo.content("vocabulary", lambda: Vocabulary(self._tools), of=tools)
+        self._vocabulary = vocabulary_of(self._tools, Memo() if memo is None else memo)
         self._text = ""  # the reply as it stands, its continuations included
         self._reply_tokens = 0  # what it cost
         self._cut = self._window_full = False
