@@ -8,6 +8,7 @@ prove that the search would find something.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -169,10 +170,18 @@ class Process:
     def system(self) -> dict[str, bytes]:
         """What the system shows of it and of its children to every user, and of the children to their owner."""
         proc = Path(f"/proc/{self.process.pid}")
-        children = b" ".join(path.read_bytes() for path in proc.glob("task/*/children"))
+
+        def of_threads(name: str) -> bytes:
+            found = []
+            for path in proc.glob(f"task/*/{name}"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+                    found.append(path.read_bytes())
+            return b" ".join(found)
+
+        children = of_threads("children")
         return {
             "arguments": (proc / "cmdline").read_bytes(),
-            "title": b" ".join(path.read_bytes() for path in proc.glob("task/*/comm")),
+            "title": of_threads("comm"),
             "environments of children": b"".join(
                 Path(f"/proc/{number}/environ").read_bytes() for number in children.decode().split()
             ),
