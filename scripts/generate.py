@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from claude_proxy.settings import TABLE, Setting
+from claude_proxy.settings.table import TABLE, Setting
 
 _CONFIG_HEAD = """\
 # Configuration of claude-proxy: copy to claude-proxy.toml and edit. docs/configuration.md explains it.

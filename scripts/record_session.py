@@ -28,7 +28,7 @@ from conftest import TOKEN, running
 from small_files import PNG_BYTES
 from workload import Writer
 
-from claude_proxy.settings import Secret, Settings
+from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.app import App
 from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal

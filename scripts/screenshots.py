@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 from browser import find_chromium
 from playwright.sync_api import sync_playwright
 
-from claude_proxy.settings import Secret, Settings
+from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.app import App
 from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal

@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import pytest
 import trustme
 
-from claude_proxy.settings import Secret, Settings
+from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.app import App
 from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.configuration import AliasFacts, read_document
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import TABLE, Secret, Server, Settings, config_path, load, load_with_sources
+from claude_proxy.settings.table import TABLE, Secret, Server, Settings, config_path, load, load_with_sources
+from claude_proxy.settings.toml_file import AliasFacts, read_document
 
 ROOT = Path(__file__).resolve().parent.parent
 URL = "https://redcap.example.edu/api/"

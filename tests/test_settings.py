@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy import settings as settings_module
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import TABLE, Secret, Settings, home, load, read_dotenv, working_folder
+from claude_proxy.settings import table as settings_module
+from claude_proxy.settings.table import TABLE, Secret, Settings, home, load, read_dotenv, working_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 URL = "https://redcap.example.edu/api/"

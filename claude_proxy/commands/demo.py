@@ -6,10 +6,10 @@ import argparse
 import os
 from dataclasses import replace
 
-from claude_proxy import settings
 from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
 from claude_proxy.commands.terminal import FAILED
-from claude_proxy.settings import Secret
+from claude_proxy.settings import table
+from claude_proxy.settings.table import Secret
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.scripted_model import INTRODUCTION, scripted_model
 from claude_proxy.shell.simulator import Simulator, openai_backend
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     model = openai_backend(options.backend, model=options.model) if options.backend else scripted_model
     with Simulator(model, tokens={_DEMO_TOKEN}) as redcap:
         own = {name: text for name, text in os.environ.items() if not name.startswith("REDCAP_")}
-        configured = settings.load({**own, "REDCAP_API_URL": redcap.url}, folder=None)
+        configured = table.load({**own, "REDCAP_API_URL": redcap.url}, folder=None)
         configured = replace(configured, redcap_api_token=Secret(_DEMO_TOKEN))
         if options.port is not None:
             configured = replace(configured, listen_port=options.port)

@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from claude_proxy import settings
 from claude_proxy.commands.terminal import FAILED, OK, write_out
 from claude_proxy.core.client_environment import (
     SettingsConflict,
@@ -17,19 +16,20 @@ from claude_proxy.core.client_environment import (
     merge_settings,
     settings_text,
 )
+from claude_proxy.settings import table
 from claude_proxy.shell import launcher
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the environment, or write it into a file of settings."""
-    folder = settings.home(os.environ)
-    configured = settings.load(os.environ, folder)
+    folder = table.home(os.environ)
+    configured = table.load(os.environ, folder)
     if configured.listen_port == 0:
         raise launcher.LaunchError("LISTEN_PORT=0 takes any free port, which nobody can know beforehand. Set a number.")
     path = Path(options.settings) if options.settings else launcher.settings_path(os.environ)
     prints = options.settings in {None, "-"}
     before = {} if prints else launcher.load_settings_file(path)
-    token = launcher.client_token(configured, os.environ, before.get("env", {}), settings.read_dotenv(folder / ".env"))
+    token = launcher.client_token(configured, os.environ, before.get("env", {}), table.read_dotenv(folder / ".env"))
     there = before.get("env", {})
     answerer = launcher.find_answerer(options.model, configured, os.environ, there, before.get("model"))
     url = launcher.local_url(configured)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from claude_proxy import settings
 from claude_proxy.commands.terminal import as_json, given_settings, settings_folder, write_out
 from claude_proxy.core import model_table
 from claude_proxy.core.models import Choice, choose_alias
+from claude_proxy.settings import table as settings
 
 
 def run(options: argparse.Namespace) -> int:

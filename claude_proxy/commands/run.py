@@ -8,10 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
-from claude_proxy import settings
 from claude_proxy.commands.serving import listen
 from claude_proxy.commands.terminal import FAILED
 from claude_proxy.core.client_environment import find_option
+from claude_proxy.settings import table
 from claude_proxy.shell import launcher
 from claude_proxy.shell.journal import Journal
 
@@ -19,9 +19,9 @@ from claude_proxy.shell.journal import Journal
 def run(options: argparse.Namespace) -> int:
     """Run Claude Code. From the moment it starts the terminal is its own, and nothing may be printed."""
     arguments = options.for_claude
-    folder = settings.home(os.environ)
-    configured = settings.load(os.environ, folder)
-    dotenv = settings.read_dotenv(folder / ".env")
+    folder = table.home(os.environ)
+    configured = table.load(os.environ, folder)
+    dotenv = table.read_dotenv(folder / ".env")
     program = launcher.find_claude(options.claude or os.environ.get("CLAUDE") or dotenv.get("CLAUDE"), os.environ)
     claude = launcher.load_claude_settings(arguments, os.environ, Path.cwd())
     token = launcher.client_token(configured, os.environ, claude.env, dotenv)

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import NoReturn
 
 from claude_proxy.commands.terminal import OK
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell.app import App
 from claude_proxy.shell.connections import allow_files, explain_listening, forbid_core_dumps
 from claude_proxy.shell.exchange import Exchange

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from claude_proxy.configuration import DEFAULT_SERVER, AliasFacts, Family, Tokenizer
 from claude_proxy.errors import InvalidRequest
+from claude_proxy.settings.toml_file import DEFAULT_SERVER, AliasFacts, Family, Tokenizer
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from claude_proxy.errors import (
     ProxyError,
     ProxyOverloaded,
 )
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell import clients, metrics, status_page
 from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_id
 from claude_proxy.shell.floor import waiting

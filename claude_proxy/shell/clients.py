@@ -11,7 +11,7 @@ import hmac
 import secrets
 from hashlib import sha256
 
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 
 _PSEUDONYM_CHARACTERS = 12
 _KEY_OF_THIS_START = secrets.token_bytes(32)

@@ -27,7 +27,7 @@ from claude_proxy import __version__
 from claude_proxy.core.client_environment import AUTH_TOKEN, BASE_URL, choose_mode, compute_changes, without_ours
 from claude_proxy.core.models import describe_alias
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import CONFIG_VARIABLE, TABLE, Settings, load_with_sources, read_dotenv
+from claude_proxy.settings.table import CONFIG_VARIABLE, TABLE, Settings, load_with_sources, read_dotenv
 from claude_proxy.shell import launcher
 from claude_proxy.shell.connections import explain_listening
 from claude_proxy.shell.launcher import ClaudeSettings, LaunchError

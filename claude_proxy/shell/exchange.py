@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
-from claude_proxy.configuration import DEFAULT_SERVER
 from claude_proxy.core import models, prompt, securechat, slips, tokens
 from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.fields import Rules
@@ -23,7 +22,8 @@ from claude_proxy.core.request import parse_request
 from claude_proxy.core.securechat import Answer
 from claude_proxy.core.tokens import Correction
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.toml_file import DEFAULT_SERVER
 from claude_proxy.shell.asking import Asking, answer_nothing
 from claude_proxy.shell.turns import Turns
 from claude_proxy.shell.upstream import Upstream, Waiter

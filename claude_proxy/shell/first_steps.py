@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claude_proxy.errors import CommandFailed, SettingsError
-from claude_proxy.settings import TABLE, Settings, load, read_dotenv
+from claude_proxy.settings.table import TABLE, Settings, load, read_dotenv
 from claude_proxy.shell.launcher import lies_in_repository, replacing
 from claude_proxy.shell.redcap_checks import Finding, Site, check_site, failed
 

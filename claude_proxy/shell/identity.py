@@ -13,7 +13,7 @@ import json
 import re
 
 from claude_proxy import __version__
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 
 
 def prove(settings: Settings, challenge: str) -> str | None:

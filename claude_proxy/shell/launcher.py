@@ -41,7 +41,7 @@ from claude_proxy.core.client_environment import (
 )
 from claude_proxy.core.models import Choice, choose_alias
 from claude_proxy.errors import CommandFailed
-from claude_proxy.settings import Secret, Settings
+from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.identity import prove
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127

@@ -21,14 +21,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from claude_proxy.configuration import DEFAULT_SERVER
 from claude_proxy.core import model_table, securechat
 from claude_proxy.core.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.model_table import Row
 from claude_proxy.core.models import choose_alias, label
 from claude_proxy.core.prompt import Prompt, turn
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.toml_file import DEFAULT_SERVER
 from claude_proxy.shell import forward_proxy, tls
 from claude_proxy.shell.dns import Address, Resolver
 from claude_proxy.shell.exchange import Exchange, Outcome, new_id

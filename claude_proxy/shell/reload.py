@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell.journal import Journal
 
 FIXED = ("listen_host", "listen_port", "max_connections", "log_format")

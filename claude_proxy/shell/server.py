@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from claude_proxy import __version__
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell.connections import Budget, Connections, Parting, Phase
 from claude_proxy.shell.floor import waiting, working
 from claude_proxy.shell.http_body import read_body

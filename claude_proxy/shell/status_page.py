@@ -25,10 +25,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
-from claude_proxy.configuration import DEFAULT_SERVER
 from claude_proxy.core.health import Health
 from claude_proxy.core.models import choose_alias, label, offered_models
-from claude_proxy.settings import Settings, is_loopback
+from claude_proxy.settings.table import Settings, is_loopback
+from claude_proxy.settings.toml_file import DEFAULT_SERVER
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, Finished, Minute, Running, Snapshot
 
 _SIGN_OF_LIFE = 15.0  # seconds after which a feed says something even if there is nothing new

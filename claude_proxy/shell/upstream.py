@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from claude_proxy import __version__
 from claude_proxy.errors import ProxyError, UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell import forward_proxy, tls
 from claude_proxy.shell.dns import Address, Resolver
 from claude_proxy.shell.forward_proxy import ForwardProxy

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.configuration import AliasFacts
 from claude_proxy.core.models import (
     Page,
     choose_alias,
@@ -17,6 +16,7 @@ from claude_proxy.core.models import (
     read_page,
 )
 from claude_proxy.errors import InvalidRequest
+from claude_proxy.settings.toml_file import AliasFacts
 from claude_proxy.shell import simulator
 
 BUILT_IN = [

@@ -9,7 +9,7 @@ import pytest
 from conftest import Redcap, StartProxy
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import Secret, Settings, load
+from claude_proxy.settings.table import Secret, Settings, load
 from claude_proxy.shell.clients import is_allowed, pseudonym
 
 URL = "https://redcap.example.edu/api/"

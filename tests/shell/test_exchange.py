@@ -16,7 +16,7 @@ from claude_proxy.core.content import Message, Text, ToolUse
 from claude_proxy.core.fields import Rules
 from claude_proxy.core.response import message_json
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
-from claude_proxy.settings import Settings
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell.exchange import Call, Exchange, new_id
 from claude_proxy.shell.simulator import ModelReply, Received
 from claude_proxy.shell.upstream import Upstream, Waiter

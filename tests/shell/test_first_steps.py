@@ -9,7 +9,7 @@ import pytest
 from conftest import COLLEAGUES_TOKEN, TOKEN, Redcap
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import read_dotenv
+from claude_proxy.settings.table import read_dotenv
 from claude_proxy.shell import first_steps
 from claude_proxy.shell.first_steps import Console, InitError
 

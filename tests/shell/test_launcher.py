@@ -38,7 +38,7 @@ from claude_proxy.core.client_environment import (
     without_ours,
 )
 from claude_proxy.core.models import describe_alias
-from claude_proxy.settings import Secret, Settings
+from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell import launcher
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.launcher import Answerer, ClaudeSettings, Launch, LaunchError

@@ -22,9 +22,9 @@ from conftest import (
     message_request,
 )
 
-from claude_proxy.configuration import AliasFacts
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import Secret, Server, Settings
+from claude_proxy.settings.table import Secret, Server, Settings
+from claude_proxy.settings.toml_file import AliasFacts
 from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.reload import FIXED, Reloader

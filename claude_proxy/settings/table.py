@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
-from claude_proxy.configuration import (
+from claude_proxy.errors import SettingsError
+from claude_proxy.settings.toml_file import (
     DEFAULT_SERVER,
     SECTIONS,
     AliasFacts,
@@ -32,7 +33,6 @@ from claude_proxy.configuration import (
     read_document,
     read_models,
 )
-from claude_proxy.errors import SettingsError
 
 CONFIG_VARIABLE = "CLAUDE_PROXY_CONFIG"
 CONFIG_FILE = "claude-proxy.toml"
