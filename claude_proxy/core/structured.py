@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from claude_proxy.core import loose_json
-from claude_proxy.core.validation import faults
+from claude_proxy.core.json_schema.validate import faults
 
 _TAGGED = re.compile(r"<output>(.*?)(?:</output>|\Z)", re.DOTALL | re.IGNORECASE)
 _TAGGED_WIDELY = re.compile(r"<output>(.*)</output>", re.DOTALL | re.IGNORECASE)  # the tag may stand in a string

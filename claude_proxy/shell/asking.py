@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from claude_proxy.core import followup, limits, reply, structured, tokens
 from claude_proxy.core.content import ContentBlock, Message, Request, StopReason, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.json_schema.validate import faults
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
 from claude_proxy.core.notation import vocabulary_of
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer, reached_limit
-from claude_proxy.core.validation import faults
 from claude_proxy.errors import InvalidDocument, ProxyError
 
 _MAX_CONTINUATIONS = 16

@@ -9,7 +9,7 @@ from core_samples import DEFINITIONS, INTEGER, STRING, Json, examples, json_valu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.schema import ALL_TYPES, items, properties, required, type_of, types
+from claude_proxy.core.json_schema.types import ALL_TYPES, items, properties, required, type_of, types
 
 ROOT: Json = {
     "type": "object",

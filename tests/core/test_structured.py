@@ -10,8 +10,8 @@ from core_samples import evil_texts, examples, json_values
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_proxy.core.json_schema.validate import faults
 from claude_proxy.core.structured import read_document
-from claude_proxy.core.validation import faults
 
 SCHEMA = {
     "type": "object",

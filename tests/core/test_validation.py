@@ -23,7 +23,7 @@ from core_samples import Json, examples, json_values, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.validation import faults, schema_fault
+from claude_proxy.core.json_schema.validate import faults, schema_fault
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 

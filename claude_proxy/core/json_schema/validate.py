@@ -24,10 +24,10 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote, urldefrag, urljoin
 
-from claude_proxy.core import patterns
-from claude_proxy.core.formats import FORMATS
-from claude_proxy.core.patterns import Program
-from claude_proxy.core.schema import ALL_TYPES, Schema, type_of
+from claude_proxy.core.json_schema import patterns
+from claude_proxy.core.json_schema.formats import FORMATS
+from claude_proxy.core.json_schema.patterns import Program
+from claude_proxy.core.json_schema.types import ALL_TYPES, Schema, type_of
 
 Path: TypeAlias = tuple[str | int, ...]
 
