@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import workload
 
-from claude_proxy.core import events
-from claude_proxy.core.content import Message, Text, Usage
+from claude_proxy.core.messages import events
+from claude_proxy.core.messages.content import Message, Text, Usage
 
 SIZES = (64, 256, 1024, 4096, 16384, 65536)
 REPLY = 65536

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "replies"
 import corpus
 
 from claude_proxy.core import reply
-from claude_proxy.core.content import Tool
+from claude_proxy.core.messages.content import Tool
 
 MEGABYTE = 1_000_000
 SMALL, MEDIUM = MEGABYTE // 256, MEGABYTE // 64

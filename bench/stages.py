@@ -34,12 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import workload
 
-from claude_proxy.core import events, models, prompt, reply, securechat, tokens
-from claude_proxy.core.content import Message, Usage
+from claude_proxy.core import models, prompt, reply, securechat, tokens
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages import events
+from claude_proxy.core.messages.content import Message, Usage
+from claude_proxy.core.messages.request import parse_request
+from claude_proxy.core.messages.response import message_json, to_bytes
 from claude_proxy.core.notation import Vocabulary
-from claude_proxy.core.request import parse_request
-from claude_proxy.core.response import message_json, to_bytes
 
 BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05  # what instructions may grow by

@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The folder of this file comes first in the path: there this file would pass for a package's module `tokens`.
 sys.path[0] = str(ROOT)
 
-from claude_proxy.core import models, prompt, request, tokens
+from claude_proxy.core import models, prompt, tokens
+from claude_proxy.core.messages import request
 
 CACHE = Path(tempfile.gettempdir()) / "claude-proxy-token-texts"
 

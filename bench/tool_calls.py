@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "replies"
 import corpus
 
 from claude_proxy.core import reply, slips
-from claude_proxy.core.content import Tool, ToolUse
+from claude_proxy.core.messages.content import Tool, ToolUse
 
 Call: TypeAlias = corpus.Call
 ReadCalls: TypeAlias = Callable[[corpus.Case, Mapping[str, Tool]], Sequence[Call]]

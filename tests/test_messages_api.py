@@ -35,11 +35,12 @@ from anthropic.types.shared import error_details, error_object, error_type
 from pydantic import BaseModel
 
 from claude_proxy import errors
-from claude_proxy.core import events, models
-from claude_proxy.core.content import Message, Request, StopReason, Text, Thinking, ToolUse, Usage
-from claude_proxy.core.fields import NEW_VERSION, OLD_VERSION, Rules
-from claude_proxy.core.request import KNOWN_BETAS, choose_rules, parse_request
-from claude_proxy.core.response import error_json, message_json
+from claude_proxy.core import models
+from claude_proxy.core.messages import events
+from claude_proxy.core.messages.content import Message, Request, StopReason, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
+from claude_proxy.core.messages.request import KNOWN_BETAS, choose_rules, parse_request
+from claude_proxy.core.messages.response import error_json, message_json
 from claude_proxy.errors import ProxyError
 from claude_proxy.shell import app
 

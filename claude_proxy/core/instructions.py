@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from claude_proxy.core.content import Request, Tool, ToolChoice
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages.content import Request, Tool, ToolChoice
 from claude_proxy.core.notation import Call, CallWriter, to_json
 
 _HOW_TO_CALL = """\

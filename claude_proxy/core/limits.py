@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from claude_proxy.core import tokens
-from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse
+from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
 
 _WEIGHTS = tokens.weights("openai")
 # Content that is estimated at less than this share of the reply's tokens is not all that the reply held.

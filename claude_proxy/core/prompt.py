@@ -18,7 +18,8 @@ from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from claude_proxy.core import entities, instructions, notation
-from claude_proxy.core.content import (
+from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages.content import (
     Block,
     Document,
     Image,
@@ -31,7 +32,6 @@ from claude_proxy.core.content import (
     ToolResult,
     ToolUse,
 )
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.models import Alias
 from claude_proxy.errors import InvalidRequest
 

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from claude_proxy.core import loose_json
-from claude_proxy.core.content import Tool
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
+from claude_proxy.core.messages.content import Tool
 
 # --- names ------------------------------------------------------------------------------------------------------------
 

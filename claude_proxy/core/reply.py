@@ -24,8 +24,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from claude_proxy.core import dialects, notation, repair
-from claude_proxy.core.content import ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
 from claude_proxy.core.json_schema import types as json_schema
+from claude_proxy.core.messages.content import ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
 from claude_proxy.core.notation import Call, CallBlock, Vocabulary
 from claude_proxy.core.tags import Kind
 

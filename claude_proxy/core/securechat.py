@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from claude_proxy.core.content import Document, Image
 from claude_proxy.core.expressions import expression
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages.content import Document, Image
 from claude_proxy.core.models import Alias
 from claude_proxy.core.notation import to_json
 from claude_proxy.core.prompt import Part, Prompt, Turn

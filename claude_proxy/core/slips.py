@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from claude_proxy.core import entities
-from claude_proxy.core.content import MessageParam, Text, ToolResult, ToolUse
+from claude_proxy.core.messages.content import MessageParam, Text, ToolResult, ToolUse
 
 _OLD = re.compile(r"old_?(?:str|string|text)", re.IGNORECASE)
 _NEW = re.compile(r"new_?(?:str|string|text)", re.IGNORECASE)

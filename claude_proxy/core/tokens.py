@@ -17,8 +17,8 @@ from functools import partial
 from operator import mul
 from typing import Literal, TypeAlias
 
-from claude_proxy.core.content import Document, Image
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages.content import Document, Image
 
 Tokenizer: TypeAlias = Literal["openai", "claude"]
 Counts: TypeAlias = tuple[int, ...]

@@ -14,10 +14,11 @@ from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qs, unquote
 
 from claude_proxy import __version__
-from claude_proxy.core import events, models
-from claude_proxy.core.content import ToolUse
-from claude_proxy.core.request import choose_rules
-from claude_proxy.core.response import error_json, message_json, to_bytes
+from claude_proxy.core import models
+from claude_proxy.core.messages import events
+from claude_proxy.core.messages.content import ToolUse
+from claude_proxy.core.messages.request import choose_rules
+from claude_proxy.core.messages.response import error_json, message_json, to_bytes
 from claude_proxy.errors import (
     AuthenticationFailed,
     ClientGone,

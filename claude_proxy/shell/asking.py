@@ -9,9 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from claude_proxy.core import followup, limits, reply, structured, tokens
-from claude_proxy.core.content import ContentBlock, Message, Request, StopReason, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.json_schema.validate import faults
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages.content import (
+    ContentBlock,
+    Message,
+    Request,
+    StopReason,
+    Text,
+    Thinking,
+    ToolUse,
+    Usage,
+)
 from claude_proxy.core.models import Alias
 from claude_proxy.core.notation import vocabulary_of
 from claude_proxy.core.prompt import Prompt

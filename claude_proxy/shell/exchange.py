@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from claude_proxy.core import models, prompt, securechat, slips, tokens
-from claude_proxy.core.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
-from claude_proxy.core.fields import Rules
 from claude_proxy.core.health import Health
 from claude_proxy.core.memo import Memo
+from claude_proxy.core.messages.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
+from claude_proxy.core.messages.json_node import Rules
+from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
-from claude_proxy.core.request import parse_request
 from claude_proxy.core.securechat import Answer
 from claude_proxy.core.tokens import Correction
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from claude_proxy.core import model_table, securechat
-from claude_proxy.core.content import MessageParam, Request, Text, Tool, ToolUse
+from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.model_table import Row
 from claude_proxy.core.models import choose_alias, label
 from claude_proxy.core.prompt import Prompt, turn

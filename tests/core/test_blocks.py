@@ -27,10 +27,10 @@ from core_samples import (
     user,
 )
 
-from claude_proxy.core.blocks import DROPPED, READERS
-from claude_proxy.core.content import Block, Document, Image, Text, ToolReference, ToolResult, ToolUse
-from claude_proxy.core.fields import Rules
-from claude_proxy.core.request import parse_request
+from claude_proxy.core.messages.blocks import DROPPED, READERS
+from claude_proxy.core.messages.content import Block, Document, Image, Text, ToolReference, ToolResult, ToolUse
+from claude_proxy.core.messages.json_node import Rules
+from claude_proxy.core.messages.request import parse_request
 from claude_proxy.errors import InvalidRequest
 
 BLOCK_TAGS = ", ".join(f"'{kind}'" for kind in READERS)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core import dialects, reply
-from claude_proxy.core.content import Text, Thinking, ToolUse
 from claude_proxy.core.dialects import arguments_for, begins, read_calls
+from claude_proxy.core.messages.content import Text, Thinking, ToolUse
 from claude_proxy.core.notation import Call
 from claude_proxy.core.reply import Reply, read_reply
 

@@ -16,8 +16,8 @@ from core_samples import Json, examples, json_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.content import Message, StopReason, Text, Thinking, ToolUse, Usage
-from claude_proxy.core.events import (
+from claude_proxy.core.messages.content import Message, StopReason, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.messages.events import (
     DELTA_CHARACTERS,
     PINGS_SUFFICE,
     EventStream,
@@ -25,7 +25,7 @@ from claude_proxy.core.events import (
     event,
     opening_message,
 )
-from claude_proxy.core.response import message_json, to_bytes
+from claude_proxy.core.messages.response import message_json, to_bytes
 from claude_proxy.errors import (
     InvalidRequest,
     ModelNeverAnswered,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from core_samples import LENIENT, NEW, STRICT, strict_with
 
-from claude_proxy.core.fields import Node, Rules, Tally
+from claude_proxy.core.messages.json_node import Node, Rules, Tally
 from claude_proxy.errors import InvalidRequest
 
 

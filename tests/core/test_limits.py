@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core import tokens
-from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse
 from claude_proxy.core.limits import cut_to, stop_at
+from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
 
 CALL = ToolUse("t", "Read", {"path": "END"})
 THOUGHT = Thinking("END of thought", "s")

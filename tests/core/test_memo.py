@@ -19,11 +19,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 import workload
 
 from claude_proxy.core import models, prompt, securechat, tokens
-from claude_proxy.core.content import Tool
-from claude_proxy.core.fields import Rules
 from claude_proxy.core.memo import Memo, digest, fingerprint
+from claude_proxy.core.messages.content import Tool
+from claude_proxy.core.messages.json_node import Rules
+from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.notation import Call, CallWriter
-from claude_proxy.core.request import parse_request
 
 
 def never() -> str:

@@ -15,7 +15,7 @@ from recorded_session import SHAPE, conversations
 
 from claude_proxy.core import models, prompt, securechat
 from claude_proxy.core.memo import Memo
-from claude_proxy.core.request import parse_request
+from claude_proxy.core.messages.request import parse_request
 
 SHARE = 0.95
 REMINDER = 200  # bytes; it is the end of every prompt, and the only thing that is not kept

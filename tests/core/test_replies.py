@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from claude_proxy.core import reply, slips
-from claude_proxy.core.content import Text, Tool, ToolUse
+from claude_proxy.core.messages.content import Text, Tool, ToolUse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "replies"))
 import corpus

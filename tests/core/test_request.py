@@ -37,8 +37,8 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.blocks import DROPPED, READERS
-from claude_proxy.core.content import (
+from claude_proxy.core.messages.blocks import DROPPED, READERS
+from claude_proxy.core.messages.content import (
     Document,
     Image,
     MessageParam,
@@ -51,9 +51,9 @@ from claude_proxy.core.content import (
     ToolResult,
     ToolUse,
 )
-from claude_proxy.core.fields import NEW_VERSION, OLD_VERSION, Rules
+from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
+from claude_proxy.core.messages.request import KNOWN_BETAS, choose_rules, parse_request
 from claude_proxy.core.prompt import render
-from claude_proxy.core.request import KNOWN_BETAS, choose_rules, parse_request
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
 
 PREFILL = "This model does not support assistant message prefill. The conversation must end with a user message."

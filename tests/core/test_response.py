@@ -8,8 +8,8 @@ import pytest
 from core_samples import examples, json_values
 from hypothesis import given
 
-from claude_proxy.core.content import Message, Text, Thinking, ToolUse, Usage
-from claude_proxy.core.response import error_json, message_json, to_bytes
+from claude_proxy.core.messages.content import Message, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.messages.response import error_json, message_json, to_bytes
 from claude_proxy.errors import InvalidRequest, ModelOverloaded
 
 

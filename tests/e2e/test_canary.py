@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import pytest
 from conftest import NOTHING, PATIENCE, Gate, Proxy, Redcap, Response, StartProxy, Wire, eventually, read_events
 
-from claude_proxy.core.content import Request
+from claude_proxy.core.messages.content import Request
 from claude_proxy.shell.exchange import Call, Exchange
 from claude_proxy.shell.journal import Journal, Record
 from claude_proxy.shell.simulator import CannedResponse, ModelReply

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from conftest import Response, Wire
 
-from claude_proxy.core.response import error_json, to_bytes
+from claude_proxy.core.messages.response import error_json, to_bytes
 from claude_proxy.errors import ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server import HttpRequest, ProxyServer, ResponseWriter

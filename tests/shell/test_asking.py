@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from claude_proxy.core import tokens
-from claude_proxy.core.content import ContentBlock, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.messages.request import parse_request
+from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.models import Alias, describe_alias
 from claude_proxy.core.prompt import Prompt, render
 from claude_proxy.core.reply import Reply
-from claude_proxy.core.request import parse_request
-from claude_proxy.core.response import to_bytes
 from claude_proxy.core.securechat import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout
 from claude_proxy.shell.asking import Asking, answer_nothing

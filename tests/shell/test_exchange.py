@@ -12,9 +12,9 @@ import pytest
 from conftest import NOTHING, PATIENCE, TOKEN, Redcap, message_request
 
 from claude_proxy.core import tokens
-from claude_proxy.core.content import Message, Text, ToolUse
-from claude_proxy.core.fields import Rules
-from claude_proxy.core.response import message_json
+from claude_proxy.core.messages.content import Message, Text, ToolUse
+from claude_proxy.core.messages.json_node import Rules
+from claude_proxy.core.messages.response import message_json
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.exchange import Call, Exchange, new_id

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, Proxy, Redcap, StartProxy, message_request
 
-from claude_proxy.core import fields
-from claude_proxy.core.content import Text, Tool, ToolUse
+from claude_proxy.core.messages import json_node
+from claude_proxy.core.messages.content import Text, Tool, ToolUse
+from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.reply import Reply, read_reply
-from claude_proxy.core.request import parse_request
 from claude_proxy.errors import InvalidRequest, ProxyOverloaded, RequestTimeout
 from claude_proxy.shell.connections import Budget
 from claude_proxy.shell.http_body import read_body, unpack
@@ -351,13 +351,13 @@ def test_an_array_of_rubbish_is_refused_before_its_items_are_looked_at(
     monkeypatch: pytest.MonkeyPatch, item: bytes
 ) -> None:
     made = itertools.count()
-    make = fields.Node._child
+    make = json_node.Node._child
 
-    def counted(self: fields.Node, key: str | int, value: Any) -> fields.Node:
+    def counted(self: json_node.Node, key: str | int, value: Any) -> json_node.Node:
         next(made)
         return make(self, key, value)
 
-    monkeypatch.setattr(fields.Node, "_child", counted)
+    monkeypatch.setattr(json_node.Node, "_child", counted)
     with pytest.raises(InvalidRequest, match="at most 100000 items"):
         parse_request(BEGIN + b"[" + (item + b",") * 100_000 + item + b"]}")
     assert next(made) < 1000

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import PATIENCE, PROMPT, Event, Gate, Proxy, Redcap, StartProxy, Wire, fold, message_request
 
-from claude_proxy.core import events as events_module
+from claude_proxy.core.messages import events as events_module
 
 THINKING = {"thinking": {"type": "adaptive", "display": "updates"}}
 BASH = {

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, cast
 
-from claude_proxy.core.content import (
+from claude_proxy.core.messages.content import (
     Block,
     Document,
     Image,
@@ -21,7 +21,7 @@ from claude_proxy.core.content import (
     ToolResult,
     ToolUse,
 )
-from claude_proxy.core.fields import Node
+from claude_proxy.core.messages.json_node import Node
 
 # Reasoning of another model, and what Anthropic's own servers did: both stand in histories that began elsewhere.
 DROPPED = frozenset(

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from claude_proxy.core.content import Tool, ToolChoice
-from claude_proxy.core.fields import Node
 from claude_proxy.core.json_schema.validate import schema_fault
+from claude_proxy.core.messages.content import Tool, ToolChoice
+from claude_proxy.core.messages.json_node import Node
 from claude_proxy.errors import InvalidRequest
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from claude_proxy.core.content import Request
-from claude_proxy.core.conversation import PREFILL_REFUSED, read_conversation
-from claude_proxy.core.fields import NEW_VERSION, OLD_VERSION, TOO_DEEP, Node, Rules, Tally
 from claude_proxy.core.json_schema.validate import schema_fault
 from claude_proxy.core.memo import Memo
-from claude_proxy.core.tool_definitions import read_tool_choice, read_tools
+from claude_proxy.core.messages.content import Request
+from claude_proxy.core.messages.conversation import PREFILL_REFUSED, read_conversation
+from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, TOO_DEEP, Node, Rules, Tally
+from claude_proxy.core.messages.tools import read_tool_choice, read_tools
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")

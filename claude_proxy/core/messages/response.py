@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from claude_proxy.core.content import Message, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.messages.content import Message, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.notation import to_json
 from claude_proxy.errors import ProxyError
 

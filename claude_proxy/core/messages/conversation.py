@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, cast
 
-from claude_proxy.core.blocks import read_content
-from claude_proxy.core.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
-from claude_proxy.core.fields import Node
 from claude_proxy.core.memo import Memo
-from claude_proxy.core.tool_definitions import read_tool
+from claude_proxy.core.messages.blocks import read_content
+from claude_proxy.core.messages.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
+from claude_proxy.core.messages.json_node import Node
+from claude_proxy.core.messages.tools import read_tool
 from claude_proxy.errors import InvalidRequest
 
 PREFILL_REFUSED = (
