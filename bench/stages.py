@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import workload
 
-from claude_proxy.core import models, prompt, reply, securechat, tokens
+from claude_proxy.core import prompt, reply, securechat
+from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Usage
@@ -56,7 +57,7 @@ def stages(size: int) -> Mapping[str, Stage]:
     "Again" is the next turn of a session that the proxy knows.
     """
     body = workload.body(size)
-    alias = models.choose_alias(workload.MODEL, {}).alias
+    alias = mapping.choose_alias(workload.MODEL, {}).alias
     memo = Memo()
     request = parse_request(body, memo=memo)
     rendered = prompt.render(request, alias, armoured=True, memo=memo)

@@ -25,7 +25,7 @@ from claude_code import claude_binary, run_claude
 from conftest import TOKEN, Proxy, Redcap, StartProxy
 from test_architecture import ORDER
 
-from claude_proxy.core.models import DEFAULT_ALIASES
+from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
 from claude_proxy.settings.table import TABLE
 from claude_proxy.shell.scripted_model import scripted_model
 from claude_proxy.shell.simulator import CannedResponse

@@ -35,7 +35,7 @@ from anthropic.types.shared import error_details, error_object, error_type
 from pydantic import BaseModel
 
 from claude_proxy import errors
-from claude_proxy.core import models
+from claude_proxy.core.aliases import mapping
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Request, StopReason, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
@@ -832,7 +832,7 @@ def test_the_error_codes_that_are_sent() -> None:
 
 
 def test_the_description_of_a_model_has_every_key() -> None:
-    described = models.model_json("m", models.describe_alias("gpt-4o"))
+    described = mapping.model_json("m", mapping.describe_alias("gpt-4o"))
 
     known = {entry.name for entry in walk_keys(beta.BetaModelInfo, Place(), {}, Stop()) if ": " not in entry.name}
     found = {name for name, _ in occurrences({"model": described}, "") if ": " not in name}

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from claude_proxy.core.models import Alias
+from claude_proxy.core.aliases.mapping import Alias
 
 Shell: TypeAlias = Literal["bash", "fish", "powershell"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from claude_proxy.core import tokens
+from claude_proxy.core.aliases import tokens
 from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
 
 _WEIGHTS = tokens.weights("openai")

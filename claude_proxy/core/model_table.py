@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from claude_proxy.core.aliases.mapping import Alias, Choice, label, offered_models
 from claude_proxy.core.client_environment import choose_model
-from claude_proxy.core.models import Alias, Choice, label, offered_models
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
 
 _SHORT_NAMES = ("default", "opus", "sonnet", "haiku", "fable")

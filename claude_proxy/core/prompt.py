@@ -18,6 +18,7 @@ from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from claude_proxy.core import entities, instructions, notation
+from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import (
     Block,
@@ -32,7 +33,6 @@ from claude_proxy.core.messages.content import (
     ToolResult,
     ToolUse,
 )
-from claude_proxy.core.models import Alias
 from claude_proxy.errors import InvalidRequest
 
 Side: TypeAlias = Literal["user", "assistant"]

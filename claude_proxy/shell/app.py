@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 from urllib.parse import parse_qs, unquote
 
 from claude_proxy import __version__
-from claude_proxy.core import models
+from claude_proxy.core.aliases import mapping
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import ToolUse
 from claude_proxy.core.messages.request import choose_rules
@@ -358,20 +358,20 @@ class App:
 
     def _models(self, visit: Visit) -> None:
         self._credential(visit)
-        page = models.read_page(parse_qs(visit.request.query))
-        names = models.offered_models(visit.settings.model_map)
-        visit.respond_json(models.list_json([_model_json(name, visit.settings) for name in names], page))
+        page = mapping.read_page(parse_qs(visit.request.query))
+        names = mapping.offered_models(visit.settings.model_map)
+        visit.respond_json(mapping.list_json([_model_json(name, visit.settings) for name in names], page))
 
     def _model(self, visit: Visit) -> None:
         self._credential(visit)
         name = unquote(visit.request.path.removeprefix("/v1/models/").rstrip("/"))
-        if models.choose_alias(name, visit.settings.model_map).is_client_text:
+        if mapping.choose_alias(name, visit.settings.model_map).is_client_text:
             raise NotFound("There is no model of this name. GET /v1/models lists those there are.")
         visit.respond_json(_model_json(name, visit.settings))
 
 
 def _model_json(name: str, settings: Settings) -> dict[str, Any]:
-    return models.model_json(name, models.choose_alias(name, *settings.model_rules).alias)
+    return mapping.model_json(name, mapping.choose_alias(name, *settings.model_rules).alias)
 
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -410,7 +410,7 @@ def _explain_absence(path: str) -> str:
 def _listed(model: str, settings: Settings) -> str | None:
     """The client's name for a model if it is one of the table's; any other is the client's text."""
     name = model.removesuffix("[1m]")
-    return name if name in models.offered_models(settings.model_map) else None
+    return name if name in mapping.offered_models(settings.model_map) else None
 
 
 def _note(record: Record, outcome: Outcome) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from claude_proxy.core import followup, limits, reply, structured, tokens
+from claude_proxy.core import followup, limits, reply, structured
+from claude_proxy.core.aliases import tokens
+from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.json_schema.validate import faults
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import (
@@ -21,7 +23,6 @@ from claude_proxy.core.messages.content import (
     ToolUse,
     Usage,
 )
-from claude_proxy.core.models import Alias
 from claude_proxy.core.notation import vocabulary_of
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply

@@ -24,8 +24,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
+from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.core.client_environment import AUTH_TOKEN, BASE_URL, choose_mode, compute_changes, without_ours
-from claude_proxy.core.models import describe_alias
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import CONFIG_VARIABLE, TABLE, Settings, load_with_sources, read_dotenv
 from claude_proxy.shell import launcher

@@ -10,17 +10,18 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
-from claude_proxy.core import models, prompt, securechat, slips, tokens
-from claude_proxy.core.health import Health
+from claude_proxy.core import prompt, securechat, slips
+from claude_proxy.core.aliases import mapping, tokens
+from claude_proxy.core.aliases.health import Health
+from claude_proxy.core.aliases.mapping import Choice
+from claude_proxy.core.aliases.tokens import Correction
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.models import Choice
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer
-from claude_proxy.core.tokens import Correction
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -172,7 +173,7 @@ class Exchange:
             traceparent: the trace that the request belongs to.
         """
         standing = standing or self.standing
-        choice = models.choose_alias(request.model, *standing.settings.model_rules)
+        choice = mapping.choose_alias(request.model, *standing.settings.model_rules)
         settings = standing.settings.at(choice.server)
         armoured = settings.redcap_decodes_entities
         rendered = prompt.render(request, choice.alias, armoured=armoured, memo=self._memo)

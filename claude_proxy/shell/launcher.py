@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any, Self, TextIO
 from urllib.parse import urlsplit
 
+from claude_proxy.core.aliases.mapping import Choice, choose_alias
 from claude_proxy.core.client_environment import (
     AUTH_TOKEN,
     SettingsConflict,
@@ -39,7 +40,6 @@ from claude_proxy.core.client_environment import (
     read_settings,
     settings_text,
 )
-from claude_proxy.core.models import Choice, choose_alias
 from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.identity import prove

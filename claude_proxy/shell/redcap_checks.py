@@ -22,9 +22,9 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from claude_proxy.core import model_table, securechat
+from claude_proxy.core.aliases.mapping import choose_alias, label
 from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.model_table import Row
-from claude_proxy.core.models import choose_alias, label
 from claude_proxy.core.prompt import Prompt, turn
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
 from claude_proxy.settings.table import Settings

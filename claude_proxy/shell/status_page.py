@@ -25,8 +25,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
-from claude_proxy.core.health import Health
-from claude_proxy.core.models import choose_alias, label, offered_models
+from claude_proxy.core.aliases.health import Health
+from claude_proxy.core.aliases.mapping import choose_alias, label, offered_models
 from claude_proxy.settings.table import Settings, is_loopback
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, Finished, Minute, Running, Snapshot

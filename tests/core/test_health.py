@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_proxy.core.health import LONGEST_WAIT, SHORTEST_WAIT, Health
+from claude_proxy.core.aliases.health import LONGEST_WAIT, SHORTEST_WAIT, Health
 
 
 def failed(times: int, health: Health | None = None) -> Health:

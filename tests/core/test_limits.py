@@ -7,7 +7,7 @@ from core_samples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core import tokens
+from claude_proxy.core.aliases import tokens
 from claude_proxy.core.limits import cut_to, stop_at
 from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
 

@@ -18,7 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
 import workload
 
-from claude_proxy.core import models, prompt, securechat, tokens
+from claude_proxy.core import prompt, securechat
+from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.memo import Memo, digest, fingerprint
 from claude_proxy.core.messages.content import Tool
 from claude_proxy.core.messages.json_node import Rules
@@ -207,7 +208,7 @@ def test_estimates_are_alike(texts: list[str]) -> None:
 
 def made_of(body: bytes, memo: Memo | None, rules: Rules, alias_name: str, *, armoured: bool) -> tuple[Any, ...]:
     """All that a request becomes on its way."""
-    alias = models.choose_alias(alias_name, {}).alias
+    alias = mapping.choose_alias(alias_name, {}).alias
     request = parse_request(body, rules, memo=memo)
     rendered = prompt.render(request, alias, armoured=armoured, memo=memo)
     estimated = tokens.estimate(rendered.texts, alias.tokenizer, memo)

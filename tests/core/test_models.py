@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.core.models import (
+from claude_proxy.core.aliases.mapping import (
     Page,
     choose_alias,
     describe_alias,

@@ -32,9 +32,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core import instructions
+from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.messages.content import Document, Image, Request, Tool
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.models import Alias
 from claude_proxy.core.prompt import Part, Prompt, Turn, render, turn
 from claude_proxy.core.securechat import form_fields
 from claude_proxy.errors import InvalidRequest

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from recorded_session import SHAPE, conversations
 
-from claude_proxy.core import models, prompt, securechat
+from claude_proxy.core import prompt, securechat
+from claude_proxy.core.aliases import mapping
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.request import parse_request
 
@@ -24,7 +25,7 @@ CONVERSATIONS = conversations()
 """The session's own, and a subagent's."""
 
 
-def sent(body: dict[str, Any], alias: models.Alias, memo: Memo, *, armoured: bool) -> bytes:
+def sent(body: dict[str, Any], alias: mapping.Alias, memo: Memo, *, armoured: bool) -> bytes:
     """What the model reads, as it is sent: the system text, then the messages."""
     request = parse_request(json.dumps(body).encode(), memo=memo)
     rendered = prompt.render(request, alias, armoured=armoured, memo=memo)
@@ -48,7 +49,7 @@ def test_the_session_is_long_and_mixed() -> None:
 @pytest.mark.parametrize("armoured", [True, False])
 @pytest.mark.parametrize("model", ["gpt-4.1", "claude-opus-4"])
 def test_each_turn_begins_with_the_last_one(model: str, *, armoured: bool) -> None:
-    alias, memo = models.choose_alias(model, {}).alias, Memo()
+    alias, memo = mapping.choose_alias(model, {}).alias, Memo()
     prompts = [[sent(body, alias, memo, armoured=armoured) for body in bodies] for bodies in CONVERSATIONS]
     turns = [turn for conversation in prompts for turn in pairwise(conversation)]
     for before, after in turns:

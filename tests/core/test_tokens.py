@@ -13,8 +13,8 @@ from core_samples import evil_texts, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core import tokens
-from claude_proxy.core.tokens import Correction, Tokenizer, estimate
+from claude_proxy.core.aliases import tokens
+from claude_proxy.core.aliases.tokens import Correction, Tokenizer, estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZERS: tuple[Tokenizer, ...] = ("openai", "claude")

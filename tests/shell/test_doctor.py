@@ -17,7 +17,7 @@ import trustme
 from conftest import COLLEAGUES_TOKEN, TOKEN, Redcap, StartProxy
 
 from claude_proxy.core import model_table
-from claude_proxy.core.models import choose_alias
+from claude_proxy.core.aliases.mapping import choose_alias
 from claude_proxy.settings.table import Secret, Server, Settings
 from claude_proxy.shell import doctor, redcap_checks
 from claude_proxy.shell.connections import explain_listening

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 from conftest import NOTHING, PATIENCE, TOKEN, Redcap, message_request
 
-from claude_proxy.core import tokens
+from claude_proxy.core.aliases import tokens
 from claude_proxy.core.messages.content import Message, Text, ToolUse
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.response import message_json

@@ -20,6 +20,7 @@ import pytest
 from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN
 
 from claude_proxy import __version__
+from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.core.client_environment import (
     MARK,
     Changes,
@@ -37,7 +38,6 @@ from claude_proxy.core.client_environment import (
     settings_text,
     without_ours,
 )
-from claude_proxy.core.models import describe_alias
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell import launcher
 from claude_proxy.shell.identity import prove

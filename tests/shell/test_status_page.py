@@ -19,7 +19,7 @@ import pytest
 from conftest import COLLEAGUES_TOKEN, PATIENCE, PROMPT, TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually
 
 from claude_proxy import __version__
-from claude_proxy.core.health import Health
+from claude_proxy.core.aliases.health import Health
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell import app, status_page
 from claude_proxy.shell.journal import MESSAGES, Journal, Record
