@@ -36,12 +36,12 @@ import workload
 
 from claude_proxy.core import prompt, reply, securechat
 from claude_proxy.core.aliases import mapping, tokens
+from claude_proxy.core.calls.notation import Vocabulary
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Usage
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import message_json, to_bytes
-from claude_proxy.core.notation import Vocabulary
 
 BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05  # what instructions may grow by

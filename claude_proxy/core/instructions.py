@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from claude_proxy.core.calls.notation import Call, CallWriter, to_json
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Request, Tool, ToolChoice
-from claude_proxy.core.notation import Call, CallWriter, to_json
 
 _HOW_TO_CALL = """\
 To call tools, end your reply with one block in exactly this form:

@@ -17,8 +17,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeAlias
 
-from claude_proxy.core import entities, instructions, notation
+from claude_proxy.core import entities, instructions
 from claude_proxy.core.aliases.mapping import Alias
+from claude_proxy.core.calls import notation
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import (
     Block,

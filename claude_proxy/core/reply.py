@@ -23,11 +23,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from claude_proxy.core import dialects, notation, repair
+from claude_proxy.core.calls import arguments, dialects, notation
+from claude_proxy.core.calls.notation import Call, CallBlock, Vocabulary
+from claude_proxy.core.calls.tags import Kind
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.messages.content import ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
-from claude_proxy.core.notation import Call, CallBlock, Vocabulary
-from claude_proxy.core.tags import Kind
 
 SIGNATURE = "Y2xhdWRlLXByb3h5"  # clients want a signature that is not empty; nobody checks it
 
@@ -161,8 +161,8 @@ def _thinking(thoughts: list[str]) -> list[Thinking]:
 
 
 def _tool_use(call: Call, tools: Mapping[str, Tool], tool_use_id: str, *, decoded: bool) -> ToolUse:
-    tool = tools[repair.resolve_tool(call.name, tools) or ""]
-    return ToolUse(tool_use_id, tool.name, repair.fit_arguments(call.arguments, tool, decoded=decoded))
+    tool = tools[arguments.resolve_tool(call.name, tools) or ""]
+    return ToolUse(tool_use_id, tool.name, arguments.fit_arguments(call.arguments, tool, decoded=decoded))
 
 
 # --- thinking ---------------------------------------------------------------------------------------------------------
@@ -581,7 +581,7 @@ class _Finder:
 
     def missing_tool(self, block: CallBlock) -> str | None:
         """The first name in a block that means no offered tool."""
-        return next((call.name for call in block.calls if not repair.resolve_tool(call.name, self.tools)), None)
+        return next((call.name for call in block.calls if not arguments.resolve_tool(call.name, self.tools)), None)
 
     def unknown_tool(self, name: str) -> str:
         """What is wrong with a call of a tool that is not offered."""
@@ -727,10 +727,10 @@ class _DialectFinder(_Finder):
 
     def _with_arguments(self, call: Call) -> Call | str:
         """The call, if it means one offered tool and brings what that requires; else what is wrong with it."""
-        tool = self.tools.get(repair.resolve_tool(call.name, self.tools) or "")
+        tool = self.tools.get(arguments.resolve_tool(call.name, self.tools) or "")
         if not tool:
             return self.unknown_tool(call.name)
         required = json_schema.required(tool.input_schema)
         call = dialects.arguments_for(call, required)
-        missing = required - repair.fit_arguments(call.arguments, tool).keys()
+        missing = required - arguments.fit_arguments(call.arguments, tool).keys()
         return f"the call of {tool.name} lacks {', '.join(sorted(missing))}" if missing else call

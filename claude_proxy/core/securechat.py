@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from claude_proxy.core.aliases.mapping import Alias
+from claude_proxy.core.calls.notation import to_json
 from claude_proxy.core.expressions import expression
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Document, Image
-from claude_proxy.core.notation import to_json
 from claude_proxy.core.prompt import Part, Prompt, Turn
 from claude_proxy.errors import (
     AuthenticationFailed,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from claude_proxy.core import loose_json
+from claude_proxy.core.calls import loose_json
 from claude_proxy.core.json_schema.validate import faults
 
 _TAGGED = re.compile(r"<output>(.*?)(?:</output>|\Z)", re.DOTALL | re.IGNORECASE)

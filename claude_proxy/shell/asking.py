@@ -11,6 +11,7 @@ from dataclasses import replace
 from claude_proxy.core import followup, limits, reply, structured
 from claude_proxy.core.aliases import tokens
 from claude_proxy.core.aliases.mapping import Alias
+from claude_proxy.core.calls.notation import vocabulary_of
 from claude_proxy.core.json_schema.validate import faults
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import (
@@ -23,7 +24,6 @@ from claude_proxy.core.messages.content import (
     ToolUse,
     Usage,
 )
-from claude_proxy.core.notation import vocabulary_of
 from claude_proxy.core.prompt import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer, reached_limit

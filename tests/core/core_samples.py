@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from claude_proxy.core.aliases.mapping import describe_alias
+from claude_proxy.core.calls.notation import Call, CallWriter
 from claude_proxy.core.messages.content import Request, Tool
 from claude_proxy.core.messages.json_node import NEW_VERSION, Rules
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.notation import Call, CallWriter
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ from core_samples import examples, json_values, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.loose_json import Unreadable, loads, read_arguments, read_value
+from claude_proxy.core.calls.loose_json import Unreadable, loads, read_arguments, read_value
 
 SLIPS: list[tuple[str, str, Any]] = [
     ("trailing comma in an object", '{"a": 1,}', {"a": 1}),

@@ -20,11 +20,11 @@ import workload
 
 from claude_proxy.core import prompt, securechat
 from claude_proxy.core.aliases import mapping, tokens
+from claude_proxy.core.calls.notation import Call, CallWriter
 from claude_proxy.core.memo import Memo, digest, fingerprint
 from claude_proxy.core.messages.content import Tool
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.notation import Call, CallWriter
 
 
 def never() -> str:

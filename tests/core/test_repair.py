@@ -22,7 +22,7 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.repair import fit, fit_arguments
+from claude_proxy.core.calls.arguments import fit, fit_arguments
 
 NUMBER = {"type": "number"}
 NULL = {"type": "null"}

@@ -25,8 +25,8 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_proxy.core.calls.notation import Call, Vocabulary
 from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
-from claude_proxy.core.notation import Call, Vocabulary
 from claude_proxy.core.reply import SIGNATURE, Reply, read_reply
 
 OFFERED = by_name(WRITE, READ, BASH)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from claude_proxy.core.calls.notation import to_json
 from claude_proxy.core.messages.content import Message, Text, Thinking, ToolUse, Usage
-from claude_proxy.core.notation import to_json
 from claude_proxy.errors import ProxyError
 
 

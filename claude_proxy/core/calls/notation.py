@@ -34,12 +34,13 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
-from claude_proxy.core import loose_json, repair
+from claude_proxy.core.calls import arguments as repair
+from claude_proxy.core.calls import loose_json
+from claude_proxy.core.calls.tags import Kind, Tag, find_tags, may_hold_calls
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
 from claude_proxy.core.memo import Memo, digest
 from claude_proxy.core.messages.content import Tool
-from claude_proxy.core.tags import Kind, Tag, find_tags, may_hold_calls
 
 BLOCK_TAG = "<function_calls>"
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from claude_proxy.core import loose_json
+from claude_proxy.core.calls import loose_json
+from claude_proxy.core.calls.notation import Call, CallBlock
 from claude_proxy.core.expressions import expression
-from claude_proxy.core.notation import Call, CallBlock
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from claude_proxy.core import loose_json
+from claude_proxy.core.calls import loose_json
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
 from claude_proxy.core.messages.content import Tool
