@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import workload
 
-from claude_proxy.core import prompt, reply, securechat
+from claude_proxy.core import reply, securechat
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.calls.notation import Vocabulary
 from claude_proxy.core.memo import Memo
@@ -42,6 +42,7 @@ from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Usage
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import message_json, to_bytes
+from claude_proxy.core.prompt import render
 
 BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05  # what instructions may grow by
@@ -60,7 +61,7 @@ def stages(size: int) -> Mapping[str, Stage]:
     alias = mapping.choose_alias(workload.MODEL, {}).alias
     memo = Memo()
     request = parse_request(body, memo=memo)
-    rendered = prompt.render(request, alias, armoured=True, memo=memo)
+    rendered = render.render(request, alias, armoured=True, memo=memo)
     tokens.estimate(rendered.texts, memo=memo)
     said = workload.reply(REPLY)
     came = workload.answer(said)
@@ -82,8 +83,8 @@ def stages(size: int) -> Mapping[str, Stage]:
     return {
         "parse": lambda: parse_request(body),
         "parse again": lambda: parse_request(body, memo=memo),
-        "render": lambda: prompt.render(request, alias, armoured=True),
-        "render again": lambda: prompt.render(request, alias, armoured=True, memo=memo),
+        "render": lambda: render.render(request, alias, armoured=True),
+        "render again": lambda: render.render(request, alias, armoured=True, memo=memo),
         "estimate": lambda: tokens.estimate(rendered.texts),
         "estimate again": lambda: tokens.estimate(rendered.texts, memo=memo),
         "form": form,

@@ -40,9 +40,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # The folder of this file comes first in the path: there this file would pass for a package's module `tokens`.
 sys.path[0] = str(ROOT)
 
-from claude_proxy.core import prompt
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.messages import request
+from claude_proxy.core.prompt import render
 
 CACHE = Path(tempfile.gettempdir()) / "claude-proxy-token-texts"
 
@@ -386,7 +386,7 @@ def _prompts(texts: Mapping[tuple[str, Half], Sequence[str]], half: Half) -> Ite
             ]
         messages.append({"role": "user", "content": f"Go on, please, with number {number}."})
         body = {"model": "claude-sonnet-4", "max_tokens": 1000, "tools": tools, "messages": messages}
-        rendered = prompt.render(
+        rendered = render.render(
             request.parse_request(json.dumps(body).encode()), mapping.describe_alias("claude"), armoured=True
         )
         yield "\n".join(rendered.texts)

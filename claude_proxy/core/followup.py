@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from claude_proxy.core import entities
-from claude_proxy.core.prompt import Prompt, turn
+from claude_proxy.core.prompt import armour
+from claude_proxy.core.prompt.render import Prompt, turn
 
 _SHORTEST_ANCHOR, _LONGEST_ANCHOR = 60, 800  # characters
 
@@ -38,7 +38,7 @@ def ask_again(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prom
 
 
 def _extend(prompt: Prompt, reply: str, demand: str, *, armoured: bool) -> Prompt:
-    protect = entities.armour if armoured else str
+    protect = armour.armour if armoured else str
     said = turn("assistant", protect(reply.rstrip()) or "(nothing)")  # an empty turn would be refused
     return replace(prompt, turns=(*prompt.turns, said, turn("user", protect(demand))))
 

@@ -19,7 +19,7 @@ from claude_proxy.core.calls.notation import to_json
 from claude_proxy.core.expressions import expression
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Document, Image
-from claude_proxy.core.prompt import Part, Prompt, Turn
+from claude_proxy.core.prompt.render import Part, Prompt, Turn
 from claude_proxy.errors import (
     AuthenticationFailed,
     ProxyError,

@@ -13,8 +13,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from claude_proxy.core import entities
 from claude_proxy.core.messages.content import MessageParam, Text, ToolResult, ToolUse
+from claude_proxy.core.prompt import armour
 
 _OLD = re.compile(r"old_?(?:str|string|text)", re.IGNORECASE)
 _NEW = re.compile(r"new_?(?:str|string|text)", re.IGNORECASE)
@@ -53,7 +53,7 @@ def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> di
 
 def _could_be_decoded(text: str) -> bool:
     """Whether a text holds a character that an entity stands for; `&#39;` is written where a name is lacking."""
-    return entities.could_be_decoded(text) or "'" in text
+    return armour.could_be_decoded(text) or "'" in text
 
 
 def _without_numbers(text: str) -> str | None:
@@ -98,7 +98,7 @@ def _half_decoded_twins(old: str, text: str) -> Iterable[str]:
 def _is_half_decoded(text: str, twin: str) -> bool:
     """Whether a text is its twin, but that for some entities it has the characters they stand for."""
     position = last = 0
-    for start, end, character in entities.find(twin):
+    for start, end, character in armour.find(twin):
         between, entity = twin[last:start], twin[start:end]
         if not text.startswith(between, position):
             return False
@@ -116,7 +116,7 @@ def _decode(text: str) -> tuple[str, list[tuple[int, int]]]:
     parts: list[str] = []
     ends: list[tuple[int, int]] = []
     length = last = 0
-    for start, end, character in entities.find(text):
+    for start, end, character in armour.find(text):
         parts += [text[last:start], character]
         length += start - last + len(character)
         ends.append((length, end))

@@ -24,7 +24,7 @@ from claude_proxy.core.messages.content import (
     ToolUse,
     Usage,
 )
-from claude_proxy.core.prompt import Prompt
+from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer, reached_limit
 from claude_proxy.errors import InvalidDocument, ProxyError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
-from claude_proxy.core import prompt, securechat, slips
+from claude_proxy.core import securechat, slips
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import Choice
@@ -19,7 +19,8 @@ from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.prompt import Prompt
+from claude_proxy.core.prompt import render
+from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
@@ -176,7 +177,7 @@ class Exchange:
         choice = mapping.choose_alias(request.model, *standing.settings.model_rules)
         settings = standing.settings.at(choice.server)
         armoured = settings.redcap_decodes_entities
-        rendered = prompt.render(request, choice.alias, armoured=armoured, memo=self._memo)
+        rendered = render.render(request, choice.alias, armoured=armoured, memo=self._memo)
         estimated = tokens.estimate(rendered.texts, choice.alias.tokenizer, self._memo)
         media = tokens.estimate_media(rendered.media)
         correction = self._corrections.get(choice.label, Correction())

@@ -25,7 +25,7 @@ from claude_proxy.core import model_table, securechat
 from claude_proxy.core.aliases.mapping import choose_alias, label
 from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.model_table import Row
-from claude_proxy.core.prompt import Prompt, turn
+from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER

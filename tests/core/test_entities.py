@@ -12,7 +12,7 @@ from core_samples import evil_texts, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.entities import armour
+from claude_proxy.core.prompt.armour import armour
 from claude_proxy.shell.simulator import html_entity_decode
 
 ARMOURED = [

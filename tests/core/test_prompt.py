@@ -31,11 +31,11 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core import instructions
 from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.messages.content import Document, Image, Request, Tool
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.prompt import Part, Prompt, Turn, render, turn
+from claude_proxy.core.prompt import instructions
+from claude_proxy.core.prompt.render import Part, Prompt, Turn, render, turn
 from claude_proxy.core.securechat import form_fields
 from claude_proxy.errors import InvalidRequest
 from claude_proxy.shell.simulator import html_entity_decode

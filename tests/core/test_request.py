@@ -53,7 +53,7 @@ from claude_proxy.core.messages.content import (
 )
 from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
 from claude_proxy.core.messages.request import KNOWN_BETAS, choose_rules, parse_request
-from claude_proxy.core.prompt import render
+from claude_proxy.core.prompt.render import render
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
 
 PREFILL = "This model does not support assistant message prefill. The conversation must end with a user message."

@@ -9,8 +9,8 @@ from core_samples import Json, evil_texts, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.entities import could_be_decoded, find
 from claude_proxy.core.messages.content import Image, MessageParam, Text, ToolResult, ToolUse
+from claude_proxy.core.prompt.armour import could_be_decoded, find
 from claude_proxy.core.slips import mend, shown_texts
 from claude_proxy.shell.simulator import html_entity_decode
 

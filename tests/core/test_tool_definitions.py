@@ -12,7 +12,7 @@ from claude_proxy.core.messages.content import Tool, ToolChoice
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.tools import CLIENT_TOOLS
-from claude_proxy.core.prompt import render
+from claude_proxy.core.prompt.render import render
 from claude_proxy.errors import InvalidRequest
 
 TOOL_NAME = "String should match pattern '^[a-zA-Z0-9_-]{1,128}$'"

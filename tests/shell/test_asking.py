@@ -13,7 +13,7 @@ from claude_proxy.core.aliases.mapping import Alias, describe_alias
 from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import to_bytes
-from claude_proxy.core.prompt import Prompt, render
+from claude_proxy.core.prompt.render import Prompt, render
 from claude_proxy.core.reply import Reply
 from claude_proxy.core.securechat import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import PROMPT, Proxy, Redcap, StartProxy
 
-from claude_proxy.core.entities import armour
+from claude_proxy.core.prompt.armour import armour
 from claude_proxy.shell.simulator import ModelReply, ModelRequest
 
 WRITE = {

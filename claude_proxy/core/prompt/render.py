@@ -17,7 +17,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Literal, TypeAlias
 
-from claude_proxy.core import entities, instructions
 from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.calls import notation
 from claude_proxy.core.memo import Memo
@@ -34,6 +33,7 @@ from claude_proxy.core.messages.content import (
     ToolResult,
     ToolUse,
 )
+from claude_proxy.core.prompt import armour, instructions
 from claude_proxy.errors import InvalidRequest
 
 Side: TypeAlias = Literal["user", "assistant"]
@@ -151,7 +151,7 @@ def render(request: Request, alias: Alias, *, armoured: bool, memo: Memo | None 
 
 def _protection(*, armoured: bool) -> Callable[[str], str]:
     """What is done to each text; texts that are joined later have line ends between them, which no entity holds."""
-    return entities.armour if armoured else _unchanged
+    return armour.armour if armoured else _unchanged
 
 
 def _unchanged(text: str) -> str:
