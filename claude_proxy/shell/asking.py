@@ -26,7 +26,7 @@ from claude_proxy.core.messages.content import (
 )
 from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import Reply
-from claude_proxy.core.securechat import Answer, reached_limit
+from claude_proxy.core.securechat.form import Answer, reached_limit
 from claude_proxy.errors import InvalidDocument, ProxyError
 
 _MAX_CONTINUATIONS = 16

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
-from claude_proxy.core import securechat, slips
+from claude_proxy.core import slips
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import Choice
@@ -22,7 +22,8 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
 from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import Reply
-from claude_proxy.core.securechat import Answer
+from claude_proxy.core.securechat import form
+from claude_proxy.core.securechat.form import Answer
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -258,7 +259,7 @@ class Exchange:
 
         def write() -> bytes:
             nonlocal sent_bytes
-            fields = securechat.form_fields(
+            fields = form.form_fields(
                 prompt,
                 token=own.reveal() if own else token,
                 prefix=settings.redcap_module_prefix,
@@ -268,14 +269,14 @@ class Exchange:
                 top_p=call.request.top_p,
                 memo=self._memo,
             )
-            body = securechat.encode_form(fields, boundary)
+            body = form.encode_form(fields, boundary)
             sent_bytes = len(body)
             return body
 
         began = waiter.elapsed
         trace = {"traceparent": call.traceparent} if call.traceparent else None
-        came = call.upstream.post(securechat.form_type(boundary), write, waiter, trace)
-        answer = securechat.read_answer(
+        came = call.upstream.post(form.form_type(boundary), write, waiter, trace)
+        answer = form.read_answer(
             came.status,
             came.headers,
             came.body,

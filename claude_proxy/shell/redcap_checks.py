@@ -21,11 +21,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from claude_proxy.core import model_table, securechat
+from claude_proxy.core import model_table
 from claude_proxy.core.aliases.mapping import choose_alias, label
 from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.model_table import Row
 from claude_proxy.core.prompt.render import Prompt, turn
+from claude_proxy.core.securechat import form
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -130,8 +131,8 @@ class Site:
     def _post_form(self, fields: Mapping[str, str], limit: float) -> tuple[HttpAnswer, int]:
         """The answer, and how many bytes were sent."""
         boundary = new_id("form")
-        body = securechat.encode_form(fields, boundary)
-        return self.upstream.post(securechat.form_type(boundary), lambda: body, self._waiter(limit)), len(body)
+        body = form.encode_form(fields, boundary)
+        return self.upstream.post(form.form_type(boundary), lambda: body, self._waiter(limit)), len(body)
 
     def _refused(self, came: HttpAnswer, sent: int) -> None:
         """Say what is wrong with an answer that is none of the module.
@@ -140,7 +141,7 @@ class Site:
             ProxyError: always, but for an answer of a model.
         """
         url, prefix = self.settings.redcap_api_url, self.settings.redcap_module_prefix
-        securechat.read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
+        form.read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
 
     def _explain(self, stage: str) -> ProxyError:
         """What a client would be told where a stage has failed."""
@@ -322,7 +323,7 @@ class Site:
 
     def _echo(self, row: Row) -> str:
         """What comes back of a text with entities that a model was asked to repeat; nothing where it fails."""
-        fields = securechat.form_fields(
+        fields = form.form_fields(
             Prompt("You repeat texts exactly.", (turn("user", f"{_ECHO_ORDER}\n\n{ECHO}"),)),
             token=self.token or "",
             prefix=self.settings.redcap_module_prefix,
@@ -331,7 +332,7 @@ class Site:
         )
         try:
             came, sent = self._post_form(fields, self.patience)
-            answer = securechat.read_answer(
+            answer = form.read_answer(
                 came.status,
                 came.headers,
                 came.body,

@@ -18,7 +18,6 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
 import workload
 
-from claude_proxy.core import securechat
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.calls.notation import Call, CallWriter
 from claude_proxy.core.memo import Memo, digest, fingerprint
@@ -26,6 +25,7 @@ from claude_proxy.core.messages.content import Tool
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
+from claude_proxy.core.securechat import form
 
 
 def never() -> str:
@@ -213,7 +213,7 @@ def made_of(body: bytes, memo: Memo | None, rules: Rules, alias_name: str, *, ar
     request = parse_request(body, rules, memo=memo)
     rendered = render.render(request, alias, armoured=armoured, memo=memo)
     estimated = tokens.estimate(rendered.texts, alias.tokenizer, memo)
-    fields = securechat.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=9, memo=memo)
+    fields = form.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=9, memo=memo)
     return request, rendered, estimated, fields
 
 

@@ -36,7 +36,7 @@ from claude_proxy.core.messages.content import Document, Image, Request, Tool
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import instructions
 from claude_proxy.core.prompt.render import Part, Prompt, Turn, render, turn
-from claude_proxy.core.securechat import form_fields
+from claude_proxy.core.securechat.form import form_fields
 from claude_proxy.errors import InvalidRequest
 from claude_proxy.shell.simulator import html_entity_decode
 

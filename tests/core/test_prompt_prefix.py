@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from recorded_session import SHAPE, conversations
 
-from claude_proxy.core import securechat
 from claude_proxy.core.aliases import mapping
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
+from claude_proxy.core.securechat import form
 
 SHARE = 0.95
 REMINDER = 200  # bytes; it is the end of every prompt, and the only thing that is not kept
@@ -30,7 +30,7 @@ def sent(body: dict[str, Any], alias: mapping.Alias, memo: Memo, *, armoured: bo
     """What the model reads, as it is sent: the system text, then the messages."""
     request = parse_request(json.dumps(body).encode(), memo=memo)
     rendered = render.render(request, alias, armoured=armoured, memo=memo)
-    fields = securechat.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000, memo=memo)
+    fields = form.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000, memo=memo)
     return (fields["system"] + fields["messages"]).encode()
 
 

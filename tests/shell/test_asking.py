@@ -15,7 +15,7 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, render
 from claude_proxy.core.reply import Reply
-from claude_proxy.core.securechat import Answer
+from claude_proxy.core.securechat.form import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout
 from claude_proxy.shell.asking import Asking, answer_nothing
 
