@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "replies"
 
 import corpus
 
-from claude_proxy.core import reply
 from claude_proxy.core.messages.content import Tool
+from claude_proxy.core.reply import read
 
 MEGABYTE = 1_000_000
 SMALL, MEDIUM = MEGABYTE // 256, MEGABYTE // 64
@@ -107,7 +107,7 @@ def seconds(one: Endless, size: int, tools: Mapping[str, Tool]) -> float:
     """The CPU time that reading takes."""
     text, numbers = one.text(size), count()
     start = time.process_time()
-    reply.read_reply(text, tools, lambda: f"toolu_{next(numbers)}", cut=one.cut)
+    read.read_reply(text, tools, lambda: f"toolu_{next(numbers)}", cut=one.cut)
     return time.process_time() - start
 
 

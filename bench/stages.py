@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import workload
 
-from claude_proxy.core import reply
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.calls.notation import Vocabulary
 from claude_proxy.core.memo import Memo
@@ -43,6 +42,7 @@ from claude_proxy.core.messages.content import Message, Usage
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import message_json, to_bytes
 from claude_proxy.core.prompt import render
+from claude_proxy.core.reply import read as reply
 from claude_proxy.core.securechat import form as securechat
 
 BASELINE = Path(__file__).with_name("instructions.json")

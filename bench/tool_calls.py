@@ -32,8 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "replies"
 
 import corpus
 
-from claude_proxy.core import reply, slips
 from claude_proxy.core.messages.content import Tool, ToolUse
+from claude_proxy.core.reply import edit_mending
+from claude_proxy.core.reply import read as reply
 
 Call: TypeAlias = corpus.Call
 ReadCalls: TypeAlias = Callable[[corpus.Case, Mapping[str, Tool]], Sequence[Call]]
@@ -79,7 +80,7 @@ def _read_with_claude_proxy(case: corpus.Case, tools: Mapping[str, Tool]) -> lis
     numbers = count()
     read = reply.read_reply(case.reply, tools, lambda: f"toolu_{next(numbers)}", cut=case.cut, decoded=case.decoded)
     uses = [block for block in read.content if isinstance(block, ToolUse)]
-    return [(use.name, slips.mend(use.input, lambda: [case.shown]) or use.input) for use in uses]
+    return [(use.name, edit_mending.mend(use.input, lambda: [case.shown]) or use.input) for use in uses]
 
 
 def _agent_tool_parser(module: Any) -> ReadCalls:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
-from claude_proxy.core import slips
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import Choice
@@ -21,13 +20,14 @@ from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
 from claude_proxy.core.prompt.render import Prompt
-from claude_proxy.core.reply import Reply
+from claude_proxy.core.reply import edit_mending
+from claude_proxy.core.reply.asking import Asking, answer_nothing
+from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat import form
 from claude_proxy.core.securechat.form import Answer
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
-from claude_proxy.shell.asking import Asking, answer_nothing
 from claude_proxy.shell.turns import Turns
 from claude_proxy.shell.upstream import Upstream, Waiter
 
@@ -359,7 +359,7 @@ def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...]
     mended = 0
     for block in read.content:
         if isinstance(block, ToolUse):
-            arguments = slips.mend(block.input, lambda: slips.shown_texts(request.messages))
+            arguments = edit_mending.mend(block.input, lambda: edit_mending.shown_texts(request.messages))
             mended += arguments is not None
             blocks.append(replace(block, input=arguments or block.input))
         elif not isinstance(block, Thinking):

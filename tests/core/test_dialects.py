@@ -12,12 +12,12 @@ from core_samples import BASH, READ, WRITE, by_name, counter, examples, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core import reply
 from claude_proxy.core.calls import dialects
 from claude_proxy.core.calls.dialects import arguments_for, begins, read_calls
 from claude_proxy.core.calls.notation import Call
 from claude_proxy.core.messages.content import Text, Thinking, ToolUse
-from claude_proxy.core.reply import Reply, read_reply
+from claude_proxy.core.reply import read as reply
+from claude_proxy.core.reply.read import Reply, read_reply
 
 OFFERED = by_name(WRITE, READ, BASH)
 LS = Call("Bash", {"command": "ls"})

@@ -7,9 +7,9 @@ from core_samples import evil_texts, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.followup import Seam, ask_again, ask_on, cut_back, join, unwrap
 from claude_proxy.core.prompt.armour import armour
 from claude_proxy.core.prompt.render import Prompt, turn
+from claude_proxy.core.reply.continuation import Seam, ask_again, ask_on, cut_back, join, unwrap
 from claude_proxy.shell.simulator import html_entity_decode, php_trim
 
 PROMPT = Prompt("system", (turn("user", "Do it."),))

@@ -29,7 +29,7 @@ from hypothesis import given
 from claude_proxy.core.calls.notation import Call
 from claude_proxy.core.messages.content import Tool, ToolUse
 from claude_proxy.core.prompt.instructions import describe_output, describe_tool, describe_tools, remind
-from claude_proxy.core.reply import read_reply
+from claude_proxy.core.reply.read import read_reply
 
 
 def calls_in(text: str, offered: dict[str, Tool], *, cut: bool = False) -> list[Call]:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.aliases import tokens
-from claude_proxy.core.limits import cut_to, stop_at
 from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
+from claude_proxy.core.reply.limits import cut_to, stop_at
 
 CALL = ToolUse("t", "Read", {"path": "END"})
 THOUGHT = Thinking("END of thought", "s")

@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from claude_proxy.core.calls.notation import Call
 from claude_proxy.core.messages.content import Tool, ToolUse
 from claude_proxy.core.prompt.armour import armour
-from claude_proxy.core.reply import read_reply
+from claude_proxy.core.reply.read import read_reply
 from claude_proxy.shell.simulator import process_reply
 
 ALIASES = ("claude", "gpt-4o")

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.calls.notation import Call, Vocabulary
 from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
-from claude_proxy.core.reply import SIGNATURE, Reply, read_reply
+from claude_proxy.core.reply.read import SIGNATURE, Reply, read_reply
 
 OFFERED = by_name(WRITE, READ, BASH)
 BLOCK = """\

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.json_schema.validate import faults
-from claude_proxy.core.structured import read_document
+from claude_proxy.core.reply.document import read_document
 
 SCHEMA = {
     "type": "object",

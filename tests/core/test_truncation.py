@@ -7,7 +7,7 @@ from core_samples import BASH, WRITE, by_name, counter, write_calls
 
 from claude_proxy.core.calls.notation import Call
 from claude_proxy.core.messages.content import ToolUse
-from claude_proxy.core.reply import read_reply
+from claude_proxy.core.reply.read import read_reply
 
 OFFERED = by_name(WRITE, BASH)
 EXAMPLE = write_calls([Call("Bash", {"command": "rm -rf /"})], OFFERED)

@@ -14,10 +14,10 @@ from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, Too
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, render
-from claude_proxy.core.reply import Reply
+from claude_proxy.core.reply.asking import Asking, answer_nothing
+from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat.form import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout
-from claude_proxy.shell.asking import Asking, answer_nothing
 
 CLAUDE = describe_alias("claude")  # cut off at 8,192 tokens
 SMALL = replace(CLAUDE, window=1_000)

@@ -24,7 +24,7 @@ from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, Proxy, Redcap, StartProx
 from claude_proxy.core.messages import json_node
 from claude_proxy.core.messages.content import Text, Tool, ToolUse
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.reply import Reply, read_reply
+from claude_proxy.core.reply.read import Reply, read_reply
 from claude_proxy.errors import InvalidRequest, ProxyOverloaded, RequestTimeout
 from claude_proxy.shell.connections import Budget
 from claude_proxy.shell.http_body import read_body, unpack

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from claude_proxy.core import followup, limits, reply, structured
 from claude_proxy.core.aliases import tokens
 from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.calls.notation import vocabulary_of
@@ -25,7 +24,10 @@ from claude_proxy.core.messages.content import (
     Usage,
 )
 from claude_proxy.core.prompt.render import Prompt
-from claude_proxy.core.reply import Reply
+from claude_proxy.core.reply import continuation, limits
+from claude_proxy.core.reply import document as structured
+from claude_proxy.core.reply import read as reply
+from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat.form import Answer, reached_limit
 from claude_proxy.errors import InvalidDocument, ProxyError
 
@@ -109,7 +111,7 @@ class Asking:
     def _read(self, text: str) -> Reply:
         self._text = text
         choice = self._request.tool_choice
-        said = followup.unwrap(self._request.prefill, text)
+        said = continuation.unwrap(self._request.prefill, text)
         read = reply.read_reply(
             said,
             self._tools,
@@ -159,14 +161,14 @@ class Asking:
             and self._text
             and limits.stop_at(read.content, self._request.stop_sequences)[1] is None
         ):
-            seam = followup.cut_back(self._text)
+            seam = continuation.cut_back(self._text)
             tokens_so_far = self._reply_tokens
             try:
-                more = self._ask(followup.ask_on(prompt, seam, armoured=self._armoured))
+                more = self._ask(continuation.ask_on(prompt, seam, armoured=self._armoured))
             except ProxyError as error:
                 self.failure = type(error).__name__
                 break  # what is whole is worth more than an error
-            joined = followup.join(seam, more)
+            joined = continuation.join(seam, more)
             if joined is None:
                 self._reply_tokens = tokens_so_far
                 break
@@ -184,7 +186,7 @@ class Asking:
             return read
         first_tokens, self._reply_tokens = self._reply_tokens, 0
         said_nothing = all(isinstance(block, Thinking) for block in read.content)
-        demand = followup.ask_again(prompt, self._text, read.defect, armoured=self._armoured)
+        demand = continuation.ask_again(prompt, self._text, read.defect, armoured=self._armoured)
         try:
             text = self._ask(demand)
         except ProxyError as error:
