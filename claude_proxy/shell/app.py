@@ -30,11 +30,11 @@ from claude_proxy.errors import (
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell import clients, metrics, status_page
 from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_id
-from claude_proxy.shell.floor import waiting
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
 from claude_proxy.shell.server import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream import Waiter
+from claude_proxy.shell.wait.floor import waiting
 
 _JSON = {"content-type": "application/json"}
 _EVENT_STREAM = {

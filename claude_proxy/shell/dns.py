@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TypeAlias
 
-from claude_proxy.shell.waiter import READ, Waiter
+from claude_proxy.shell.wait.waiter import READ, Waiter
 
 Address: TypeAlias = tuple[int, int, int, str, tuple[object, ...]]
 """As `socket.getaddrinfo` returns them."""

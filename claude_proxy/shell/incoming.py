@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from claude_proxy.errors import ClientGone, InvalidRequest, RequestTimeout
-from claude_proxy.shell.waiter import READ, is_ready
+from claude_proxy.shell.wait.waiter import READ, is_ready
 
 _PIECE = 65536  # bytes
 _DISCARDED = 64  # pieces at most; a client that sends without end is reset

@@ -11,7 +11,7 @@ import io
 import socket
 import time
 
-from claude_proxy.shell.waiter import WRITE, is_ready
+from claude_proxy.shell.wait.waiter import WRITE, is_ready
 
 
 class Outgoing(io.BufferedIOBase):

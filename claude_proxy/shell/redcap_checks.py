@@ -36,7 +36,7 @@ from claude_proxy.shell.exchange import Exchange, Outcome, new_id
 from claude_proxy.shell.forward_proxy import ForwardProxy
 from claude_proxy.shell.http_answer import HttpAnswer, Inbox
 from claude_proxy.shell.upstream import Upstream, Waiter
-from claude_proxy.shell.waiter import OutOfTime
+from claude_proxy.shell.wait.waiter import OutOfTime
 
 Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 

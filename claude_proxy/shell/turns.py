@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from claude_proxy.errors import ProxyOverloaded
-from claude_proxy.shell.waiter import READ, OutOfTime, Waiter
+from claude_proxy.shell.wait.waiter import READ, OutOfTime, Waiter
 
 
 class _Ticket:

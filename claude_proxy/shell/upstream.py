@@ -27,7 +27,7 @@ from claude_proxy.shell import forward_proxy, tls
 from claude_proxy.shell.dns import Address, Resolver
 from claude_proxy.shell.forward_proxy import ForwardProxy
 from claude_proxy.shell.http_answer import MAX_HEAD, BadAnswer, HttpAnswer, Inbox, read_answer
-from claude_proxy.shell.waiter import NOT_READY, READ, WRITE, OutOfTime, Waiter, attempt, wanted
+from claude_proxy.shell.wait.waiter import NOT_READY, READ, WRITE, OutOfTime, Waiter, attempt, wanted
 
 __all__ = ["HttpAnswer", "Upstream", "Waiter"]
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import PATIENCE, eventually, running
 from sites import Site, echo, listening
 
-from claude_proxy.shell import floor
-from claude_proxy.shell.floor import waiting, working
+from claude_proxy.shell.wait import floor
+from claude_proxy.shell.wait.floor import waiting, working
 
 needed = pytest.mark.skipif(not floor._IS_NEEDED, reason="this Python runs threads side by side")
 

@@ -14,7 +14,7 @@ import pytest
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded
 from claude_proxy.shell.turns import Turns
-from claude_proxy.shell.waiter import Waiter
+from claude_proxy.shell.wait.waiter import Waiter
 
 
 def until(condition: Callable[[], bool]) -> None:

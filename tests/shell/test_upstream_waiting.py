@@ -21,7 +21,7 @@ from claude_proxy.settings.table import Secret
 from claude_proxy.shell import forward_proxy
 from claude_proxy.shell.dns import Resolver
 from claude_proxy.shell.upstream import Upstream, Waiter
-from claude_proxy.shell.waiter import READ, WRITE, OutOfTime
+from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime
 
 Client: TypeAlias = "tuple[socket.socket, socket.socket]"
 BIG = 32 * 1024 * 1024

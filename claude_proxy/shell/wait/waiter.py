@@ -20,7 +20,7 @@ from contextlib import nullcontext, suppress
 from typing import TypeVar
 
 from claude_proxy.errors import ClientGone
-from claude_proxy.shell.floor import waiting
+from claude_proxy.shell.wait.floor import waiting
 
 T = TypeVar("T")
 
