@@ -25,7 +25,7 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.exchange import Exchange, Outcome
 from claude_proxy.shell.simulator import Simulator, openai_backend
-from claude_proxy.shell.upstream import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream, Waiter
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import HttpRequest, ProxyServer, ResponseWriter
 from claude_proxy.shell.simulator import ModelRequest, Simulator, text_of
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream.client import Upstream
 
 SHAPE = ROOT / "tests" / "core" / "session-shape.json"
 

@@ -31,7 +31,7 @@ from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import ProxyServer
 from claude_proxy.shell.simulator import ModelFailure, ModelReply, ModelRequest, Simulator
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream.client import Upstream
 
 TOKEN = "DEMO" * 8
 SECONDS, REQUESTS = 30.0, 150

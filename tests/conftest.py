@@ -29,7 +29,7 @@ from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import ProxyServer
 from claude_proxy.shell.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream.client import Upstream
 
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 COLLEAGUES_TOKEN = "FEDCBA9876543210FEDCBA9876543210"

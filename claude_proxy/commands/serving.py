@@ -17,7 +17,7 @@ from claude_proxy.shell.connections import allow_files, explain_listening, forbi
 from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import ProxyServer
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream.client import Upstream
 
 # Claude Code's `auto` mode asks its server to judge each action, which no text-only model can do.
 START_CLAUDE = "claude --permission-mode default"

@@ -33,7 +33,7 @@ from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_i
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
 from claude_proxy.shell.server import HttpRequest, ResponseWriter
-from claude_proxy.shell.upstream import Waiter
+from claude_proxy.shell.upstream.client import Waiter
 from claude_proxy.shell.wait.floor import waiting
 
 _JSON = {"content-type": "application/json"}

@@ -28,8 +28,8 @@ from claude_proxy.core.securechat.form import Answer
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
-from claude_proxy.shell.turns import Turns
-from claude_proxy.shell.upstream import Upstream, Waiter
+from claude_proxy.shell.upstream.call_queue import Turns
+from claude_proxy.shell.upstream.client import Upstream, Waiter
 
 T = TypeVar("T")
 _Way: TypeAlias = tuple[Hashable, ...]

@@ -19,7 +19,7 @@ import pytest
 import trustme
 from conftest import PATIENCE, eventually
 
-from claude_proxy.shell.upstream import HttpAnswer, Upstream, Waiter
+from claude_proxy.shell.upstream.client import HttpAnswer, Upstream, Waiter
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 

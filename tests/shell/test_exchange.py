@@ -19,7 +19,7 @@ from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLo
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.exchange import Call, Exchange, new_id
 from claude_proxy.shell.simulator import ModelReply, Received
-from claude_proxy.shell.upstream import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream, Waiter
 
 TOOL = {
     "name": "Write",

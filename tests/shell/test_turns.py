@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded
-from claude_proxy.shell.turns import Turns
+from claude_proxy.shell.upstream.call_queue import Turns
 from claude_proxy.shell.wait.waiter import Waiter
 
 

@@ -18,9 +18,9 @@ from conftest import PATIENCE
 from faults import OK, SECRET, Peer, Script, Server, answer_once, answering, keep_answering, post, take_and_close
 
 from claude_proxy.errors import UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
-from claude_proxy.shell import http_answer
-from claude_proxy.shell import upstream as upstream_module
-from claude_proxy.shell.upstream import HttpAnswer, Upstream
+from claude_proxy.shell.upstream import client as upstream_module
+from claude_proxy.shell.upstream import http_answer
+from claude_proxy.shell.upstream.client import HttpAnswer, Upstream
 
 MB = 1024 * 1024
 

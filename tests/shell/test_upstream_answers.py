@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.shell import http_answer
-from claude_proxy.shell.http_answer import BadAnswer, HttpAnswer, Inbox, read_answer
+from claude_proxy.shell.upstream import http_answer
+from claude_proxy.shell.upstream.http_answer import BadAnswer, HttpAnswer, Inbox, read_answer
 
 SECRET = b"Patient-4711"
 BODY = b'{"content": "x"}'

@@ -25,7 +25,7 @@ from faults import Peer, Script, Server, in_turn, sends
 
 from claude_proxy.errors import ProxyError
 from claude_proxy.settings.table import Secret, Settings
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream.client import Upstream
 
 MARK = "Bed-7-is-better"
 """Stands in all that REDCap says below; it must stand in no error and in no line of the log."""

@@ -18,9 +18,9 @@ from faults import OK, SECRET, Peer, Server, certified, in_turn, keep_answering,
 from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
 from claude_proxy.settings import table
 from claude_proxy.settings.table import Secret
-from claude_proxy.shell import forward_proxy
-from claude_proxy.shell.forward_proxy import ForwardProxy, choose, is_exempt
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream import forward_proxy
+from claude_proxy.shell.upstream.client import Upstream
+from claude_proxy.shell.upstream.forward_proxy import ForwardProxy, choose, is_exempt
 
 HTTPS, HTTP = "https://redcap.example.edu/api/", "http://redcap.example.edu/api/"
 

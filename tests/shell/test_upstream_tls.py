@@ -18,8 +18,8 @@ from conftest import PATIENCE
 from faults import OK, SECRET, Peer, answer_once, certified, keep_answering, post, served
 
 from claude_proxy.errors import ClientGone, ProxyError, UpstreamMisconfigured, UpstreamUnreachable
-from claude_proxy.shell import tls
-from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.upstream import tls
+from claude_proxy.shell.upstream.client import Upstream
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,9 @@ from faults import OK, Peer, Server, post
 
 from claude_proxy.errors import ClientGone, ProxyError, UpstreamUnreachable
 from claude_proxy.settings.table import Secret
-from claude_proxy.shell import forward_proxy
-from claude_proxy.shell.dns import Resolver
-from claude_proxy.shell.upstream import Upstream, Waiter
+from claude_proxy.shell.upstream import forward_proxy
+from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.resolve import Resolver
 from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime
 
 Client: TypeAlias = "tuple[socket.socket, socket.socket]"

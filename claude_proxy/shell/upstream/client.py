@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 from claude_proxy import __version__
 from claude_proxy.errors import ProxyError, UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell import forward_proxy, tls
-from claude_proxy.shell.dns import Address, Resolver
-from claude_proxy.shell.forward_proxy import ForwardProxy
-from claude_proxy.shell.http_answer import MAX_HEAD, BadAnswer, HttpAnswer, Inbox, read_answer
+from claude_proxy.shell.upstream import forward_proxy, tls
+from claude_proxy.shell.upstream.forward_proxy import ForwardProxy
+from claude_proxy.shell.upstream.http_answer import MAX_HEAD, BadAnswer, HttpAnswer, Inbox, read_answer
+from claude_proxy.shell.upstream.resolve import Address, Resolver
 from claude_proxy.shell.wait.waiter import NOT_READY, READ, WRITE, OutOfTime, Waiter, attempt, wanted
 
 __all__ = ["HttpAnswer", "Upstream", "Waiter"]

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from claude_proxy import __version__
 from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
 from claude_proxy.settings.table import Secret, is_loopback
-from claude_proxy.shell.http_answer import BadAnswer, Inbox, read_head
+from claude_proxy.shell.upstream.http_answer import BadAnswer, Inbox, read_head
 
 _PORTS = {"http": 80, "https": 443}
 
