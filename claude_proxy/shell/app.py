@@ -28,11 +28,12 @@ from claude_proxy.errors import (
     ProxyOverloaded,
 )
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell import clients, metrics, status_page
+from claude_proxy.shell import metrics, status_page
 from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_id
 from claude_proxy.shell.identity import prove
 from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
-from claude_proxy.shell.server import HttpRequest, ResponseWriter
+from claude_proxy.shell.server import access
+from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream.client import Waiter
 from claude_proxy.shell.wait.floor import waiting
 
@@ -206,12 +207,12 @@ class App:
             )
         own = visit.settings.redcap_api_token
         if own is None:
-            if not clients.is_allowed(offered[0], visit.settings):
+            if not access.is_allowed(offered[0], visit.settings):
                 raise AuthenticationFailed(
                     "This token is not on the proxy's allow-list. Ask whoever runs the proxy to add its digest to "
                     "ALLOWED_CLIENTS."
                 )
-            visit.record.client = clients.pseudonym(offered[0], visit.settings)
+            visit.record.client = access.pseudonym(offered[0], visit.settings)
             return offered[0]
         token = own.reveal()
         if not any(hmac.compare_digest(credential.encode(), token.encode()) for credential in offered):

@@ -10,7 +10,7 @@ from conftest import Response, Wire
 from claude_proxy.core.messages.response import error_json, to_bytes
 from claude_proxy.errors import ProxyError
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.server import HttpRequest, ProxyServer, ResponseWriter
+from claude_proxy.shell.server.handler import HttpRequest, ProxyServer, ResponseWriter
 
 Answer: TypeAlias = Callable[[HttpRequest, ResponseWriter], None]
 

@@ -10,7 +10,7 @@ from conftest import Redcap, StartProxy
 
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import Secret, Settings, load
-from claude_proxy.shell.clients import is_allowed, pseudonym
+from claude_proxy.shell.server.access import is_allowed, pseudonym
 
 URL = "https://redcap.example.edu/api/"
 ANNE, BEN = "A" * 32, "B" * 32

@@ -20,9 +20,9 @@ from claude_proxy.core import model_table
 from claude_proxy.core.aliases.mapping import choose_alias
 from claude_proxy.settings.table import Secret, Server, Settings
 from claude_proxy.shell import doctor, redcap_checks
-from claude_proxy.shell.connections import explain_listening
 from claude_proxy.shell.launcher import ClaudeSettings
 from claude_proxy.shell.redcap_checks import CHECKS, Finding, check_all
+from claude_proxy.shell.server.connections import explain_listening
 from claude_proxy.shell.simulator import (
     LOGIN_PAGE,
     MAINTENANCE_PAGE,

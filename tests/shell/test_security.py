@@ -26,10 +26,10 @@ from claude_proxy.core.messages.content import Text, Tool, ToolUse
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.reply.read import Reply, read_reply
 from claude_proxy.errors import InvalidRequest, ProxyOverloaded, RequestTimeout
-from claude_proxy.shell.connections import Budget
-from claude_proxy.shell.http_body import read_body, unpack
-from claude_proxy.shell.http_head import RequestHead
-from claude_proxy.shell.incoming import Incoming
+from claude_proxy.shell.server.connections import Budget
+from claude_proxy.shell.server.http_body import read_body, unpack
+from claude_proxy.shell.server.http_head import RequestHead
+from claude_proxy.shell.server.incoming import Incoming
 
 MB = 1024**2
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -13,7 +13,7 @@ from conftest import PATIENCE, Gate, Proxy, Redcap, StartProxy, eventually, mess
 from sites import Answer, Site, echo, listening, stream_three
 
 from claude_proxy.errors import ClientGone
-from claude_proxy.shell.server import HttpRequest, ResponseWriter, UnbufferedHTTPRequestHandler
+from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter, UnbufferedHTTPRequestHandler
 
 Serve: TypeAlias = Callable[[Answer], Site]
 

@@ -21,10 +21,10 @@ from conftest import PATIENCE, Wire, eventually, running
 from sites import MB, Answer, Site, echo, listening
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded, RequestTimeout, ShuttingDown
-from claude_proxy.shell import connections
-from claude_proxy.shell.connections import Budget, Phase
-from claude_proxy.shell.incoming import Incoming
-from claude_proxy.shell.server import HttpRequest, ResponseWriter, response_head
+from claude_proxy.shell.server import connections
+from claude_proxy.shell.server.connections import Budget, Phase
+from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter, response_head
+from claude_proxy.shell.server.incoming import Incoming
 
 GET = b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: 1000\r\n\r\n"
@@ -376,7 +376,7 @@ def test_a_fault_of_a_client_leaves_nothing_behind(serve: Serve, fault: str, sta
 
 
 def test_who_reads_nothing_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_proxy.shell.server.UnbufferedHTTPRequestHandler.timeout", 0.3)
+    monkeypatch.setattr("claude_proxy.shell.server.handler.UnbufferedHTTPRequestHandler.timeout", 0.3)
     noticed = threading.Event()
 
     def send_for_ever(_: HttpRequest, response: ResponseWriter) -> None:

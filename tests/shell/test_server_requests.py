@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sites import MB, Site, echo, listening
 
 from claude_proxy.errors import InvalidRequest, RequestTooLarge
-from claude_proxy.shell.http_body import unpack
+from claude_proxy.shell.server.http_body import unpack
 
 GET = b"GET / HTTP/1.1\r\nHost: proxy\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: proxy\r\n"

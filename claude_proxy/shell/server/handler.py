@@ -22,11 +22,11 @@ from typing import Any, Protocol
 from claude_proxy import __version__
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.connections import Budget, Connections, Parting, Phase
-from claude_proxy.shell.http_body import read_body
-from claude_proxy.shell.http_head import RequestHead, check_length, read_head
-from claude_proxy.shell.incoming import Incoming
-from claude_proxy.shell.outgoing import Outgoing
+from claude_proxy.shell.server.connections import Budget, Connections, Parting, Phase
+from claude_proxy.shell.server.http_body import read_body
+from claude_proxy.shell.server.http_head import RequestHead, check_length, read_head
+from claude_proxy.shell.server.incoming import Incoming
+from claude_proxy.shell.server.outgoing import Outgoing
 from claude_proxy.shell.wait.floor import waiting, working
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more

@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from claude_proxy.errors import HeadTooLarge, InvalidRequest
-from claude_proxy.shell.http_head import RequestHead, check_length
-from claude_proxy.shell.incoming import Incoming, LineTooLong
+from claude_proxy.shell.server.http_head import RequestHead, check_length
+from claude_proxy.shell.server.incoming import Incoming, LineTooLong
 
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")

@@ -18,7 +18,7 @@ from claude_proxy.errors import (
     RequestTooLarge,
     TargetTooLong,
 )
-from claude_proxy.shell.incoming import Incoming, LineTooLong
+from claude_proxy.shell.server.incoming import Incoming, LineTooLong
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the grammar's word for a word
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
