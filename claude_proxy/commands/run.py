@@ -13,7 +13,7 @@ from claude_proxy.commands.terminal import FAILED
 from claude_proxy.core.client_environment import find_option
 from claude_proxy.settings import table
 from claude_proxy.shell import launcher
-from claude_proxy.shell.journal import Journal
+from claude_proxy.shell.observe.journal import Journal
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stop
 from claude_proxy.commands.terminal import FAILED, given_settings, settings_folder
 from claude_proxy.settings import table
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.journal import Journal
+from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.reload import Reloader
 
 _STANDARD_ERROR = 2

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.journal import Journal
+from claude_proxy.shell.observe.journal import Journal
 
 FIXED = ("listen_host", "listen_port", "max_connections", "log_format")
 """What stays as it was at the start: the socket, its open files, and the form of a log that may be half read."""

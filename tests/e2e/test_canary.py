@@ -28,7 +28,7 @@ from conftest import NOTHING, PATIENCE, Gate, Proxy, Redcap, Response, StartProx
 
 from claude_proxy.core.messages.content import Request
 from claude_proxy.shell.exchange import Call, Exchange
-from claude_proxy.shell.journal import Journal, Record
+from claude_proxy.shell.observe.journal import Journal, Record
 from claude_proxy.shell.simulator import CannedResponse, ModelReply
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,8 +13,8 @@ from itertools import pairwise
 import pytest
 from conftest import Proxy, Redcap
 
-from claude_proxy.shell import journal as module
-from claude_proxy.shell.journal import (
+from claude_proxy.shell.observe import journal as module
+from claude_proxy.shell.observe.journal import (
     BUCKETS,
     KEPT,
     MESSAGES,

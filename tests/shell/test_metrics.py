@@ -12,8 +12,8 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as open_parser
 
 from claude_proxy import __version__
-from claude_proxy.shell import metrics
-from claude_proxy.shell.journal import BUCKETS, MESSAGES, UNMAPPED, Journal, Record
+from claude_proxy.shell.observe import metrics
+from claude_proxy.shell.observe.journal import BUCKETS, MESSAGES, UNMAPPED, Journal, Record
 
 LOCAL = {"host": "127.0.0.1"}
 

@@ -29,7 +29,7 @@ from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import choose_alias, label, offered_models
 from claude_proxy.settings.table import Settings, is_loopback
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
-from claude_proxy.shell.journal import CLIENT_CLOSED_REQUEST, Finished, Minute, Running, Snapshot
+from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, Finished, Minute, Running, Snapshot
 
 _SIGN_OF_LIFE = 15.0  # seconds after which a feed says something even if there is nothing new
 _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names nobody in particular

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from claude_proxy import __version__
-from claude_proxy.shell.journal import BUCKETS, Histogram, Snapshot, Times
+from claude_proxy.shell.observe.journal import BUCKETS, Histogram, Snapshot, Times
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
