@@ -514,7 +514,7 @@ def test_nothing_outside_the_standard_library_is_imported(starter: Starter, chec
         out, errors = stopped(process)
     assert process.returncode == OK, errors
     files = dict(line.split("=", 1) for line in out.partition("MODULES\n")[2].splitlines())
-    assert "claude_proxy.shell.app" in files
+    assert "claude_proxy.shell.proxy.app" in files
     own = {name for name, file in files.items() if Path(file).is_relative_to(checkout)}
     assert {name.partition(".")[0] for name in own} == {"claude_proxy"}
     foreign = {name for name in files.keys() - own if name.partition(".")[0] not in sys.stdlib_module_names}

@@ -42,7 +42,7 @@ from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
 from claude_proxy.core.messages.request import KNOWN_BETAS, choose_rules, parse_request
 from claude_proxy.core.messages.response import error_json, message_json
 from claude_proxy.errors import ProxyError
-from claude_proxy.shell import app
+from claude_proxy.shell.proxy import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/messages-api.md"

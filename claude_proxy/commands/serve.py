@@ -14,7 +14,7 @@ from claude_proxy.commands.terminal import FAILED, given_settings, settings_fold
 from claude_proxy.settings import table
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.observe.journal import Journal
-from claude_proxy.shell.reload import Reloader
+from claude_proxy.shell.proxy.reload import Reloader
 
 _STANDARD_ERROR = 2
 

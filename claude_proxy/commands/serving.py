@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from claude_proxy.commands.terminal import OK
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.app import App
-from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.observe.journal import Journal
+from claude_proxy.shell.proxy.app import App
+from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.connections import allow_files, explain_listening, forbid_core_dumps
 from claude_proxy.shell.server.handler import ProxyServer
 from claude_proxy.shell.upstream.client import Upstream

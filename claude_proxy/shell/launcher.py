@@ -42,7 +42,7 @@ from claude_proxy.core.client_environment import (
 )
 from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.table import Secret, Settings
-from claude_proxy.shell.identity import prove
+from claude_proxy.shell.proxy.proof_of_token import prove
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
 WINDOWS = sys.platform == "win32"

@@ -30,7 +30,7 @@ from claude_proxy.core.securechat import form
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
-from claude_proxy.shell.exchange import Exchange, Outcome, new_id
+from claude_proxy.shell.proxy.exchange import Exchange, Outcome, new_id
 from claude_proxy.shell.upstream import forward_proxy, tls
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 from claude_proxy.shell.upstream.forward_proxy import ForwardProxy

@@ -40,8 +40,8 @@ from claude_proxy.core.client_environment import (
 )
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell import launcher
-from claude_proxy.shell.identity import prove
 from claude_proxy.shell.launcher import Answerer, ClaudeSettings, Launch, LaunchError
+from claude_proxy.shell.proxy.proof_of_token import prove
 
 URL = "http://127.0.0.1:8765"
 CLAUDE = describe_alias("claude")

@@ -25,9 +25,9 @@ from conftest import (
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import Secret, Server, Settings
 from claude_proxy.settings.toml_file import AliasFacts
-from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.observe.journal import Journal
-from claude_proxy.shell.reload import FIXED, Reloader
+from claude_proxy.shell.proxy.exchange import Exchange
+from claude_proxy.shell.proxy.reload import FIXED, Reloader
 
 URL = "https://redcap.example.edu/api/"
 FIRST = Settings(URL, Secret(TOKEN))

@@ -21,10 +21,10 @@ from conftest import COLLEAGUES_TOKEN, PATIENCE, PROMPT, TOKEN, Gate, Proxy, Red
 from claude_proxy import __version__
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.settings.table import Secret, Settings
-from claude_proxy.shell import app
 from claude_proxy.shell.observe import status_page
 from claude_proxy.shell.observe.journal import MESSAGES, Journal, Record
 from claude_proxy.shell.observe.status_page import Feed, Site, describe_site, refusal, render, seconds_text
+from claude_proxy.shell.proxy import app
 
 URL = "https://redcap.example.edu/api/"
 NASTY = "<script>alert('a')</script>&amp;\"{{started}}"

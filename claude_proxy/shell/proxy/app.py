@@ -28,10 +28,10 @@ from claude_proxy.errors import (
     ProxyOverloaded,
 )
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.exchange import Call, Exchange, Outcome, Standing, new_id
-from claude_proxy.shell.identity import prove
 from claude_proxy.shell.observe import metrics, status_page
 from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
+from claude_proxy.shell.proxy.exchange import Call, Exchange, Outcome, Standing, new_id
+from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.shell.server import access
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream.client import Waiter
