@@ -28,12 +28,12 @@ from conftest import TOKEN, running
 from small_files import PNG_BYTES
 from workload import Writer
 
+from claude_proxy.demo.simulator import ModelRequest, Simulator, text_of
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
 from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.handler import HttpRequest, ProxyServer, ResponseWriter
-from claude_proxy.shell.simulator import ModelRequest, Simulator, text_of
 from claude_proxy.shell.upstream.client import Upstream
 
 SHAPE = ROOT / "tests" / "core" / "session-shape.json"

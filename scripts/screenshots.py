@@ -25,12 +25,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
 from browser import find_chromium
 from playwright.sync_api import sync_playwright
 
+from claude_proxy.demo.simulator import ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
 from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.handler import ProxyServer
-from claude_proxy.shell.simulator import ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.shell.upstream.client import Upstream
 
 TOKEN = "DEMO" * 8

@@ -23,12 +23,12 @@ from typing import Any, Protocol, Self, TypeAlias
 import pytest
 import trustme
 
+from claude_proxy.demo.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.settings.table import Secret, Settings
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
 from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.handler import ProxyServer
-from claude_proxy.shell.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.shell.upstream.client import Upstream
 
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"

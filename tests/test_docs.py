@@ -26,9 +26,9 @@ from conftest import TOKEN, Proxy, Redcap, StartProxy
 from test_architecture import ORDER
 
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
+from claude_proxy.demo.scripted_model import scripted_model
+from claude_proxy.demo.simulator import CannedResponse
 from claude_proxy.settings.table import TABLE
-from claude_proxy.shell.scripted_model import scripted_model
-from claude_proxy.shell.simulator import CannedResponse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
 from claude_proxy.commands.terminal import FAILED
+from claude_proxy.demo.scripted_model import INTRODUCTION, scripted_model
+from claude_proxy.demo.simulator import Simulator, openai_backend
 from claude_proxy.settings import table
 from claude_proxy.settings.table import Secret
 from claude_proxy.shell.observe.journal import Journal
-from claude_proxy.shell.scripted_model import INTRODUCTION, scripted_model
-from claude_proxy.shell.simulator import Simulator, openai_backend
 
 _DEMO_TOKEN = "DEMO" * 8
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from claude_proxy.core.prompt.armour import armour
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.reply.continuation import Seam, ask_again, ask_on, cut_back, join, unwrap
-from claude_proxy.shell.simulator import html_entity_decode, php_trim
+from claude_proxy.demo.simulator import html_entity_decode, php_trim
 
 PROMPT = Prompt("system", (turn("user", "Do it."),))
 

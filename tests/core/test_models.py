@@ -15,9 +15,9 @@ from claude_proxy.core.aliases.mapping import (
     offered_models,
     read_page,
 )
+from claude_proxy.demo import simulator
 from claude_proxy.errors import InvalidRequest
 from claude_proxy.settings.toml_file import AliasFacts
-from claude_proxy.shell import simulator
 
 BUILT_IN = [
     ("claude-haiku-4-5-20251001", "gpt-4o"),

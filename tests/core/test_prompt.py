@@ -37,8 +37,8 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import instructions
 from claude_proxy.core.prompt.render import Part, Prompt, Turn, render, turn
 from claude_proxy.core.securechat.form import form_fields
+from claude_proxy.demo.simulator import html_entity_decode
 from claude_proxy.errors import InvalidRequest
-from claude_proxy.shell.simulator import html_entity_decode
 
 STRING = {"type": "string"}
 READ = tool_json("Read", {"file_path": STRING})

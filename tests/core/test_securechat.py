@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat.form import Answer, encode_form, form_fields, form_type, reached_limit, read_answer
+from claude_proxy.demo import simulator
 from claude_proxy.errors import (
     AuthenticationFailed,
     ProxyError,
@@ -25,7 +26,6 @@ from claude_proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from claude_proxy.shell import simulator
 
 PROMPT = Prompt("Be brief.", (turn("user", "a\r\né 😀"), turn("assistant", '"b"'), turn("user", "</c> &amp;sum;")))
 URL = "https://redcap.example.edu/api/"

@@ -18,8 +18,8 @@ from conftest import PROMPT, TOKEN, Proxy, Redcap, StartProxy
 from pydantic import BaseModel
 from small_files import PDF, PNG
 
-from claude_proxy.shell import simulator as sim
-from claude_proxy.shell.simulator import ModelReply, text_of
+from claude_proxy.demo import simulator as sim
+from claude_proxy.demo.simulator import ModelReply, text_of
 
 if TYPE_CHECKING:
     from anthropic.types import MessageParam, ThinkingConfigParam, ToolParam, ToolResultBlockParam

@@ -27,9 +27,9 @@ import pytest
 from conftest import NOTHING, PATIENCE, Gate, Proxy, Redcap, Response, StartProxy, Wire, eventually, read_events
 
 from claude_proxy.core.messages.content import Request
+from claude_proxy.demo.simulator import CannedResponse, ModelReply
 from claude_proxy.shell.observe.journal import Journal, Record
 from claude_proxy.shell.proxy.exchange import Call, Exchange
-from claude_proxy.shell.simulator import CannedResponse, ModelReply
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT / "tests" / "shell"))

@@ -14,7 +14,7 @@ from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
-from claude_proxy.shell.simulator import ModelReply
+from claude_proxy.demo.simulator import ModelReply
 
 pytestmark = pytest.mark.e2e
 

@@ -14,8 +14,8 @@ from claude_code import calls, invoke
 from conftest import TOKEN, Proxy, Redcap, StartProxy
 from small_files import PNG
 
-from claude_proxy.shell import simulator as sim
-from claude_proxy.shell.simulator import ModelReply, text_of
+from claude_proxy.demo import simulator as sim
+from claude_proxy.demo.simulator import ModelReply, text_of
 
 pytestmark = pytest.mark.e2e
 

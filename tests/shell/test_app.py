@@ -13,9 +13,9 @@ from conftest import COLLEAGUES_TOKEN, PROMPT, TOKEN, Gate, Proxy, Redcap, Respo
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
-from claude_proxy.shell import simulator as sim
+from claude_proxy.demo import simulator as sim
+from claude_proxy.demo.simulator import CannedResponse, Intercept, ModelReply
 from claude_proxy.shell.proxy.exchange import Exchange
-from claude_proxy.shell.simulator import CannedResponse, Intercept, ModelReply
 
 LS = (
     '<function_calls>\n<invoke name="Bash">\n<parameter name="command">ls && pwd</parameter>\n</invoke>\n'

@@ -15,10 +15,10 @@ from claude_proxy.core.aliases import tokens
 from claude_proxy.core.messages.content import Message, Text, ToolUse
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.response import message_json
+from claude_proxy.demo.simulator import ModelReply, Received
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.proxy.exchange import Call, Exchange, new_id
-from claude_proxy.shell.simulator import ModelReply, Received
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 
 TOOL = {

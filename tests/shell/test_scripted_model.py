@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.shell.scripted_model import INTRODUCTION, Call, read_request, scripted_model
-from claude_proxy.shell.simulator import ModelRequest
+from claude_proxy.demo.scripted_model import INTRODUCTION, Call, read_request, scripted_model
+from claude_proxy.demo.simulator import ModelRequest
 
 SYSTEM = (
     "You are an agent.\nPrimary working directory: /home/ann\n"

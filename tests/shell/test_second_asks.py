@@ -10,7 +10,7 @@ import pytest
 from conftest import PROMPT, Proxy, Redcap, StartProxy
 
 from claude_proxy.core.prompt.armour import armour
-from claude_proxy.shell.simulator import ModelReply, ModelRequest
+from claude_proxy.demo.simulator import ModelReply, ModelRequest
 
 WRITE = {
     "name": "Write",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from claude_proxy.shell import simulator as sim
-from claude_proxy.shell.simulator import (
+from claude_proxy.demo import simulator as sim
+from claude_proxy.demo.simulator import (
     NETWORK_APOLOGY,
     REPHRASE_APOLOGY,
     CannedResponse,
