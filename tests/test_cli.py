@@ -527,7 +527,7 @@ NOT_SERVED = {
     *(f"claude_proxy.commands.{name}" for name in ("demo", "doctor", "env", "init", "models", "run")),
     *(f"claude_proxy.shell.{name}" for name in ("doctor", "first_steps", "launcher", "redcap_checks")),
     *(f"claude_proxy.shell.{name}" for name in ("simulator", "scripted_model")),
-    *("claude_proxy.core.model_table", "claude_proxy.core.client_environment"),
+    *("claude_proxy.tools.model_table", "claude_proxy.tools.claude_environment"),
     *("concurrent.futures", "getpass", "logging", "subprocess", "urllib.request"),
 }
 

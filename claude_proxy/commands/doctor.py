@@ -15,7 +15,7 @@ from claude_proxy.commands.terminal import (
     shows_colours,
     write_out,
 )
-from claude_proxy.shell import doctor
+from claude_proxy.tools import doctor
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from claude_proxy.commands.terminal import FAILED, OK, write_out
-from claude_proxy.core.client_environment import (
+from claude_proxy.settings import table
+from claude_proxy.tools import launcher
+from claude_proxy.tools.claude_environment import (
     SettingsConflict,
     compute_changes,
     export_lines,
@@ -16,8 +18,6 @@ from claude_proxy.core.client_environment import (
     merge_settings,
     settings_text,
 )
-from claude_proxy.settings import table
-from claude_proxy.shell import launcher
 
 
 def run(options: argparse.Namespace) -> int:

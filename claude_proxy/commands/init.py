@@ -8,7 +8,7 @@ import os
 import sys
 
 from claude_proxy.commands.terminal import OK, settings_folder, shows_colours
-from claude_proxy.shell import doctor, first_steps
+from claude_proxy.tools import doctor, init
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
         print(question, end="", file=sys.stderr, flush=True)  # not on standard output, as `input` would
         return input()
 
-    console = first_steps.Console(
+    console = init.Console(
         asks=asks,
         ask=ask,
         ask_hidden=getpass.getpass if asks else lambda _: input(),
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         show=lambda finding: say(doctor.line(finding, colour=colour)),
     )
     try:
-        first_steps.begin(console, os.environ, settings_folder(), options.url)
+        init.begin(console, os.environ, settings_folder(), options.url)
     except KeyboardInterrupt:
         say("\nclaude-proxy: stopped. Nothing was written.")
         raise

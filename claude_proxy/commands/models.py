@@ -6,9 +6,9 @@ import argparse
 import os
 
 from claude_proxy.commands.terminal import as_json, given_settings, settings_folder, write_out
-from claude_proxy.core import model_table
 from claude_proxy.core.aliases.mapping import Choice, choose_alias
 from claude_proxy.settings import table as settings
+from claude_proxy.tools import model_table
 
 
 def run(options: argparse.Namespace) -> int:

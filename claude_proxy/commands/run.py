@@ -10,10 +10,10 @@ from pathlib import Path
 
 from claude_proxy.commands.serving import listen
 from claude_proxy.commands.terminal import FAILED
-from claude_proxy.core.client_environment import find_option
 from claude_proxy.settings import table
-from claude_proxy.shell import launcher
 from claude_proxy.shell.observe.journal import Journal
+from claude_proxy.tools import launcher
+from claude_proxy.tools.claude_environment import find_option
 
 
 def run(options: argparse.Namespace) -> int:

@@ -16,7 +16,6 @@ import pytest
 import trustme
 from conftest import COLLEAGUES_TOKEN, TOKEN, Redcap, StartProxy
 
-from claude_proxy.core import model_table
 from claude_proxy.core.aliases.mapping import choose_alias
 from claude_proxy.demo.simulator import (
     LOGIN_PAGE,
@@ -29,10 +28,10 @@ from claude_proxy.demo.simulator import (
     text_of,
 )
 from claude_proxy.settings.table import Secret, Server, Settings
-from claude_proxy.shell import doctor, redcap_checks
-from claude_proxy.shell.launcher import ClaudeSettings
-from claude_proxy.shell.redcap_checks import CHECKS, Finding, check_all
 from claude_proxy.shell.server.connections import explain_listening
+from claude_proxy.tools import doctor, model_table, redcap_checks
+from claude_proxy.tools.launcher import ClaudeSettings
+from claude_proxy.tools.redcap_checks import CHECKS, Finding, check_all
 
 CALL = (
     '<function_calls>\n<invoke name="report_status">\n<parameter name="status">ready</parameter>\n</invoke>\n'

@@ -10,8 +10,8 @@ from conftest import COLLEAGUES_TOKEN, TOKEN, Redcap
 
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import read_dotenv
-from claude_proxy.shell import first_steps
-from claude_proxy.shell.first_steps import Console, InitError
+from claude_proxy.tools import init
+from claude_proxy.tools.init import Console, InitError
 
 
 class Talk:
@@ -38,7 +38,7 @@ def lines(folder: Path) -> list[str]:
 
 def test_a_new_file(redcap: Redcap, tmp_path: Path) -> None:
     talk = Talk("", "nonsense", redcap.url.removesuffix("/"), "with blanks", TOKEN)
-    first_steps.begin(talk.console, {}, tmp_path)
+    init.begin(talk.console, {}, tmp_path)
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
@@ -54,7 +54,7 @@ def test_other_lines_stay(redcap: Redcap, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     (tmp_path / ".env").chmod(0o644)
     talk = Talk(redcap.url, "yes", "")  # the token is the one that is there
-    first_steps.begin(talk.console, {}, tmp_path)
+    init.begin(talk.console, {}, tmp_path)
     after = (tmp_path / ".env").read_bytes().decode()
     assert after.startswith("# mine\r\n\r\nREDCAP_API_TOKEN=")
     assert after.endswith(f"\r\nLOG_LEVEL = debug # why\r\nREDCAP_API_URL={redcap.url}\r\n")
@@ -77,12 +77,12 @@ def test_nothing_is_changed(
 ) -> None:
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     with pytest.raises(InitError, match=words):
-        first_steps.begin(Talk(*answers(redcap.url)).console, {}, tmp_path)
+        init.begin(Talk(*answers(redcap.url)).console, {}, tmp_path)
     assert (tmp_path / ".env").read_bytes().decode() == THEIRS
 
 
 def test_a_token_that_redcap_refuses_is_written_if_one_insists(redcap: Redcap, tmp_path: Path) -> None:
-    first_steps.begin(Talk(redcap.url, "0" * 32, "y").console, {}, tmp_path)
+    init.begin(Talk(redcap.url, "0" * 32, "y").console, {}, tmp_path)
     assert read_dotenv(tmp_path / ".env")["REDCAP_API_TOKEN"] == "0" * 32
 
 
@@ -91,7 +91,7 @@ def test_ctrl_c_leaves_everything_as_it_was(redcap: Redcap, tmp_path: Path, plac
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     answers = [redcap.url, "y", "0" * 32, "y", "y"]
     with pytest.raises(KeyboardInterrupt):
-        first_steps.begin(Talk(*answers[:place], "^C").console, {}, tmp_path)
+        init.begin(Talk(*answers[:place], "^C").console, {}, tmp_path)
     assert (tmp_path / ".env").read_bytes().decode() == THEIRS
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 
@@ -100,13 +100,13 @@ def test_ctrl_c_leaves_everything_as_it_was(redcap: Redcap, tmp_path: Path, plac
 
 
 def test_without_a_terminal(redcap: Redcap, tmp_path: Path) -> None:
-    first_steps.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
-    first_steps.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
+    init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
+    init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
     with pytest.raises(InitError, match="another REDCAP_API_TOKEN, which is not overwritten"):
-        first_steps.begin(Talk(COLLEAGUES_TOKEN, asks=False).console, {}, tmp_path, redcap.url)
+        init.begin(Talk(COLLEAGUES_TOKEN, asks=False).console, {}, tmp_path, redcap.url)
     with pytest.raises(InitError, match="which is not overwritten"):
-        first_steps.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, "http://other/api/")
+        init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, "http://other/api/")
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
 
 
@@ -125,14 +125,14 @@ def test_without_a_terminal_and_something_missing(
     tmp_path: Path, answers: tuple[str, ...], url: str | None, words: str, code: int
 ) -> None:
     with pytest.raises(InitError, match=words) as caught:
-        first_steps.begin(Talk(*answers, asks=False).console, {}, tmp_path, url)
+        init.begin(Talk(*answers, asks=False).console, {}, tmp_path, url)
     assert caught.value.code == code
     assert not (tmp_path / ".env").exists()
 
 
 def test_without_a_terminal_a_failed_check_ends_it(redcap: Redcap, tmp_path: Path) -> None:
     with pytest.raises(InitError, match=r"REDCap refused the token.* Nothing was written\.") as caught:
-        first_steps.begin(Talk("0" * 32, asks=False).console, {}, tmp_path, redcap.url)
+        init.begin(Talk("0" * 32, asks=False).console, {}, tmp_path, redcap.url)
     assert caught.value.code == 1
     assert not (tmp_path / ".env").exists()
 
@@ -143,7 +143,7 @@ def test_without_a_terminal_a_failed_check_ends_it(redcap: Redcap, tmp_path: Pat
 def test_it_tells_what_wins_and_what_not_to_commit(redcap: Redcap, tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     talk = Talk(redcap.url, TOKEN)
-    first_steps.begin(talk.console, {"REDCAP_API_URL": "http://elsewhere/api/"}, tmp_path)
+    init.begin(talk.console, {"REDCAP_API_URL": "http://elsewhere/api/"}, tmp_path)
     assert any("do not commit it" in line for line in talk.said)
     assert any("REDCAP_API_URL is set in the environment, too" in line for line in talk.said)
 
@@ -151,14 +151,14 @@ def test_it_tells_what_wins_and_what_not_to_commit(redcap: Redcap, tmp_path: Pat
 def test_a_malformed_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("nonsense")
     with pytest.raises(SettingsError, match="line 1"):
-        first_steps.begin(Talk().console, {}, tmp_path)
+        init.begin(Talk().console, {}, tmp_path)
     assert (tmp_path / ".env").read_text() == "nonsense"
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("A=1\n")
     (tmp_path / ".env").symlink_to("real")
-    first_steps.write(tmp_path / ".env", {"B": "2"})
+    init.write(tmp_path / ".env", {"B": "2"})
     assert (tmp_path / ".env").is_symlink()
     assert (tmp_path / "real").read_text() == "A=1\nB=2\n"
 
@@ -175,7 +175,7 @@ MERGES = [
 
 @pytest.mark.parametrize(("text", "values", "after"), MERGES)
 def test_a_file_with_variables_set(tmp_path: Path, text: str, values: dict[str, str], after: str) -> None:
-    assert first_steps.merged(text, values) == after
+    assert init.merged(text, values) == after
     (tmp_path / ".env").write_bytes(after.encode())
     read = read_dotenv(tmp_path / ".env")
     assert {name: read[name] for name in values} == values
@@ -183,5 +183,5 @@ def test_a_file_with_variables_set(tmp_path: Path, text: str, values: dict[str, 
 
 def test_a_value_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InitError, match="holds a single quote"):
-        first_steps.write(tmp_path / ".env", {"A": "it's"})
+        init.write(tmp_path / ".env", {"A": "it's"})
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,10 @@ from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import describe_alias
-from claude_proxy.core.client_environment import (
+from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.shell.proxy.proof_of_token import prove
+from claude_proxy.tools import launcher
+from claude_proxy.tools.claude_environment import (
     MARK,
     Changes,
     SettingsConflict,
@@ -38,10 +41,7 @@ from claude_proxy.core.client_environment import (
     settings_text,
     without_ours,
 )
-from claude_proxy.settings.table import Secret, Settings
-from claude_proxy.shell import launcher
-from claude_proxy.shell.launcher import Answerer, ClaudeSettings, Launch, LaunchError
-from claude_proxy.shell.proxy.proof_of_token import prove
+from claude_proxy.tools.launcher import Answerer, ClaudeSettings, Launch, LaunchError
 
 URL = "http://127.0.0.1:8765"
 CLAUDE = describe_alias("claude")

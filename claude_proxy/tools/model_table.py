@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from claude_proxy.core.aliases.mapping import Alias, Choice, label, offered_models
-from claude_proxy.core.client_environment import choose_model
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.tools.claude_environment import choose_model
 
 _SHORT_NAMES = ("default", "opus", "sonnet", "haiku", "fable")
 _BUILT_IN_PATTERNS = ("*claude*haiku*", "*claude*")  # names that `choose_alias` treats as it does all names like them

@@ -21,10 +21,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from claude_proxy.core import model_table
 from claude_proxy.core.aliases.mapping import choose_alias, label
 from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
-from claude_proxy.core.model_table import Row
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat import form
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
@@ -37,6 +35,8 @@ from claude_proxy.shell.upstream.forward_proxy import ForwardProxy
 from claude_proxy.shell.upstream.http_answer import HttpAnswer, Inbox
 from claude_proxy.shell.upstream.resolve import Address, Resolver
 from claude_proxy.shell.wait.waiter import OutOfTime
+from claude_proxy.tools import model_table
+from claude_proxy.tools.model_table import Row
 
 Status: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 

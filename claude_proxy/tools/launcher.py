@@ -29,7 +29,10 @@ from typing import Any, Self, TextIO
 from urllib.parse import urlsplit
 
 from claude_proxy.core.aliases.mapping import Choice, choose_alias
-from claude_proxy.core.client_environment import (
+from claude_proxy.errors import CommandFailed
+from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.shell.proxy.proof_of_token import prove
+from claude_proxy.tools.claude_environment import (
     AUTH_TOKEN,
     SettingsConflict,
     choose_mode,
@@ -40,9 +43,6 @@ from claude_proxy.core.client_environment import (
     read_settings,
     settings_text,
 )
-from claude_proxy.errors import CommandFailed
-from claude_proxy.settings.table import Secret, Settings
-from claude_proxy.shell.proxy.proof_of_token import prove
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
 WINDOWS = sys.platform == "win32"

@@ -25,13 +25,13 @@ from urllib.parse import urlsplit
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import describe_alias
-from claude_proxy.core.client_environment import AUTH_TOKEN, BASE_URL, choose_mode, compute_changes, without_ours
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import CONFIG_VARIABLE, TABLE, Settings, load_with_sources, read_dotenv
-from claude_proxy.shell import launcher
-from claude_proxy.shell.launcher import ClaudeSettings, LaunchError
-from claude_proxy.shell.redcap_checks import CHECKS, Finding, check_all, failed, ok, skipped, warning
 from claude_proxy.shell.server.connections import explain_listening
+from claude_proxy.tools import launcher
+from claude_proxy.tools.claude_environment import AUTH_TOKEN, BASE_URL, choose_mode, compute_changes, without_ours
+from claude_proxy.tools.launcher import ClaudeSettings, LaunchError
+from claude_proxy.tools.redcap_checks import CHECKS, Finding, check_all, failed, ok, skipped, warning
 
 _KNOCK = 2.0  # seconds for whatever listens at the port
 _VERSION_LIMIT = 20.0  # seconds for Claude Code to say its version

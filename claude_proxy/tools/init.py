@@ -15,8 +15,8 @@ from pathlib import Path
 
 from claude_proxy.errors import CommandFailed, SettingsError
 from claude_proxy.settings.table import TABLE, Settings, load, read_dotenv
-from claude_proxy.shell.launcher import lies_in_repository, replacing
-from claude_proxy.shell.redcap_checks import Finding, Site, check_site, failed
+from claude_proxy.tools.launcher import lies_in_repository, replacing
+from claude_proxy.tools.redcap_checks import Finding, Site, check_site, failed
 
 URL, TOKEN = "REDCAP_API_URL", "REDCAP_API_TOKEN"
 _SETTINGS = {setting.name: setting for setting in TABLE}
