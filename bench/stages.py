@@ -43,7 +43,8 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import message_json, to_bytes
 from claude_proxy.core.prompt import render
 from claude_proxy.core.reply import read as reply
-from claude_proxy.core.securechat import form as securechat
+from claude_proxy.core.securechat import form
+from claude_proxy.core.securechat.answer import read_answer
 
 BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05  # what instructions may grow by
@@ -72,15 +73,15 @@ def stages(size: int) -> Mapping[str, Stage]:
     read = reply.read_reply(said, tools, lambda: next(ids), cut=False)
     message = Message("msg_1", workload.MODEL, read.content, "end_turn", Usage(1, 1))
 
-    def form(known: Memo | None = None) -> Any:
+    def write_form(known: Memo | None = None) -> Any:
         options: dict[str, Any] = {"token": "t", "prefix": "p", "alias": alias, "max_tokens": 1000}
-        return securechat.encode_form(securechat.form_fields(rendered, memo=known, **options), "form_1")
+        return form.encode_form(form.form_fields(rendered, memo=known, **options), "form_1")
 
     def stream() -> Any:
         opening = events.opening_message("msg_1", workload.MODEL, 1)
         return list(events.EventStream(opening, thinking=False, delay=15, interval=10).finish(message))
 
-    form(memo)
+    write_form(memo)
     return {
         "parse": lambda: parse_request(body),
         "parse again": lambda: parse_request(body, memo=memo),
@@ -88,9 +89,9 @@ def stages(size: int) -> Mapping[str, Stage]:
         "render again": lambda: render.render(request, alias, armoured=True, memo=memo),
         "estimate": lambda: tokens.estimate(rendered.texts),
         "estimate again": lambda: tokens.estimate(rendered.texts, memo=memo),
-        "form": form,
-        "form again": lambda: form(memo),
-        "answer": lambda: securechat.read_answer(200, {}, came, url="", prefix="", sent_bytes=0),
+        "form": write_form,
+        "form again": lambda: write_form(memo),
+        "answer": lambda: read_answer(200, {}, came, url="", prefix="", sent_bytes=0),
         "reply": lambda: reply.read_reply(said, tools, lambda: next(ids), cut=False, vocabulary=vocabulary),
         "json": lambda: to_bytes(message_json(message)),
         "events": stream,

@@ -4,7 +4,7 @@
     python -m pip install -r bench/requirements.txt     once, in an environment of its own; npm must be there, too
     python bench/tokens.py                              errors on text that the weights were never fitted to
     python bench/tokens.py --fit                        fits, and prints the tables of weights for core/tokens.py
-    python bench/tokens.py --samples                    prints the table of tests/core/test_tokens.py
+    python bench/tokens.py --samples                    prints the table of tests/core/aliases/test_tokens.py
 
 The real counts come from `o200k_base` and from the tokenizer that Anthropic once published, both as npm packages ship
 them. The texts come out of pinned packages of PyPI and npm, and none of them is part of this repository. Of each kind

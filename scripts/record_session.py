@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Record the shape of a session of the real Claude Code: what `tests/core/test_prompt_prefix.py` measures.
+"""Record the shape of a session of the real Claude Code: what `tests/core/prompt/test_prefix.py` measures.
 
-    .venv/bin/python scripts/record_session.py        writes tests/core/session-shape.json, in a quarter of a minute
+    .venv/bin/python scripts/record_session.py        writes tests/session-shape.json, in a quarter of a minute
 
 Claude Code works through the proxy, before a pretend REDCap whose model follows the script below: a session of mixed
 work on made-up files, with a subagent, and resumed twice. Of its requests only the shape is kept: roles, types, names
@@ -36,7 +36,7 @@ from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.handler import HttpRequest, ProxyServer, ResponseWriter
 from claude_proxy.shell.upstream.client import Upstream
 
-SHAPE = ROOT / "tests" / "core" / "session-shape.json"
+SHAPE = ROOT / "tests" / "session-shape.json"
 
 Json: TypeAlias = dict[str, Any]
 

@@ -1,11 +1,13 @@
-"""One direction: a file imports only files above it, and the core nothing that talks, waits or throws dice.
+"""One direction: a file imports only what stands above it, and the core nothing that talks, waits or throws dice.
 
-The rules stand in `ORDER` and `PURE`. A new file is given its place in `ORDER`; a breach names file, line and rule.
+The rules stand in `PACKAGES` and `PURE`. A package imports packages above it; within a package, and over all, no file
+imports itself by a detour. A new package is given its place in `PACKAGES`; a breach names file, line and rule.
 """
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -21,43 +23,25 @@ PACKAGE = "claude_proxy"
 COMMANDS = ("serve", "run", "env", "init", "doctor", "models", "demo")
 """Loaded by their names, each alone: `serve` must not wait for what `doctor` needs. So nothing imports them."""
 
-ORDER = (
-    "claude_proxy",
-    *("errors", "configuration", "settings"),
+PACKAGES = (
+    "",  # claude_proxy itself
+    "errors",
+    "settings",
     *(
         f"core.{name}"
-        for name in ("expressions", "depth", "content", "memo", "tokens", "fields", "blocks", "schema", "formats")
-    ),
-    *(f"core.{name}" for name in ("patterns", "validation", "tool_definitions", "conversation", "request", "models")),
-    "core.health",
-    *(
-        f"core.{name}"
-        for name in ("client_environment", "model_table", "entities", "loose_json", "repair", "tags", "notation")
-    ),
-    *(f"core.{name}" for name in ("instructions", "dialects", "prompt", "reply", "structured", "limits", "followup")),
-    *(f"core.{name}" for name in ("slips", "response", "events", "securechat")),
-    *(
-        f"shell.{name}"
         for name in (
-            "identity",
-            "floor",
-            "waiter",
-            "incoming",
-            "outgoing",
-            "http_head",
-            "http_body",
-            "http_answer",
-            "dns",
+            *("expressions", "json_text", "memo", "json_schema", "messages", "aliases", "calls", "prompt"),
+            *("securechat", "reply"),
         )
     ),
-    *(f"shell.{name}" for name in ("forward_proxy", "tls", "upstream", "turns", "asking", "exchange", "journal")),
-    *(f"shell.{name}" for name in ("metrics", "connections", "server", "status_page", "clients", "app", "reload")),
-    *(f"shell.{name}" for name in ("simulator", "scripted_model", "launcher", "redcap_checks", "doctor")),
-    "shell.first_steps",
-    *(f"commands.{name}" for name in ("terminal", "serving", *COMMANDS)),
-    *("cli", "__main__"),
+    *(f"shell.{name}" for name in ("wait", "upstream", "server", "observe", "proxy")),
+    "tools",
+    "demo",
+    "commands",
+    "cli",
+    "__main__",
 )
-PLACE = {name if name == PACKAGE else f"{PACKAGE}.{name}": place for place, name in enumerate(ORDER)}
+"""Packages, and files that stand beside them, from the floor upwards: each may import those before it."""
 
 PURE = frozenset(
     {
@@ -85,17 +69,25 @@ PURE = frozenset(
 
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "__import__", "breakpoint"})
 
-STANDALONE = {f"{PACKAGE}.shell.simulator": frozenset[str]()}
+STANDALONE = {f"{PACKAGE}.demo.simulator": frozenset[str]()}
 """What a module may import of the package, where that is less than everything above it."""
-
 
 LOADED_BY_NAME = {f"{PACKAGE}.commands.{name}" for name in COMMANDS}
 
 MAY_LOAD = {
     f"{PACKAGE}.cli": ("importlib.import_module",),
-    f"{PACKAGE}.shell.status_page": ("importlib.resources",),
+    f"{PACKAGE}.shell.observe.status_page": ("importlib.resources",),
 }
 """Who may use `importlib`, and what of it."""
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+ROOMS = {name for name, path in FILES.items() if path.name == "__init__.py" and name != PACKAGE}
+MODULES = sorted(FILES.keys() - ROOMS)
 
 
 class Import(NamedTuple):
@@ -125,12 +117,22 @@ def imports(source: str) -> Iterator[Import]:
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
-def place_of(imported: str) -> tuple[str, int] | None:
-    """The module of the package that an import reaches, and its place; None for one outside the package."""
+def place_of(module: str) -> int | None:
+    """Where the package of a module of ours stands; None for a module that is not ours, or has no place."""
+    if module.partition(".")[0] != PACKAGE:
+        return None
+    name = module.removeprefix(PACKAGE).removeprefix(".")
+    while name and name not in PACKAGES:
+        name = name.rpartition(".")[0]
+    return PACKAGES.index(name) if name or module == PACKAGE else None
+
+
+def module_of(imported: str) -> str | None:
+    """The file of the package that an import reaches; None for one outside the package."""
     name = imported
     while name:
-        if name in PLACE:
-            return name, PLACE[name]
+        if name in FILES:
+            return name
         name = name.rpartition(".")[0]
     return None
 
@@ -153,8 +155,8 @@ def breaches(module: str, source: str) -> list[str]:
             found.append(f"{where} is imported inside a function")
         if imported.startswith("."):
             found.append(f"{where} is imported by a relative name")
-        elif target := place_of(imported):
-            found += _breaches_of_order(module, where, *target)
+        elif imported.partition(".")[0] == PACKAGE:
+            found += _breaches_of_order(module, where, module_of(imported) or imported)
         elif not in_standard_library(imported):
             found.append(f"{where} is not of the standard library")
         elif module.startswith(f"{PACKAGE}.core.") and not is_pure(imported):
@@ -166,11 +168,12 @@ def breaches(module: str, source: str) -> list[str]:
     return found
 
 
-def _breaches_of_order(module: str, where: str, target: str, place: int) -> Iterator[str]:
+def _breaches_of_order(module: str, where: str, target: str) -> Iterator[str]:
     if target in LOADED_BY_NAME:
         yield f"{where} is loaded by its name and nowhere else"
-    if place >= PLACE[module]:
-        yield f"{where} does not stand above {module} in ORDER"
+    place, own = place_of(target), place_of(module)
+    if target == module or place is None or own is None or place > own:
+        yield f"{where} does not stand above {module} in PACKAGES"
     allowed = STANDALONE.get(module)
     if allowed is not None and target not in allowed:
         yield f"{where} is imported by a module that shares nothing with the rest"
@@ -185,18 +188,18 @@ def _impure_calls(module: str, source: str) -> Iterator[str]:
 # --- the code ---------------------------------------------------------------------------------------------------------
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-FILES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
-ROOMS = {f"{PACKAGE}.{room}" for room in ("core", "shell", "commands")}
-MODULES = sorted(FILES.keys() - ROOMS)
+def sources() -> dict[str, str]:
+    return {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
 
 
 def test_every_file_has_its_place() -> None:
-    assert [name for name in MODULES if name not in PLACE] == []
+    assert [name for name in MODULES if place_of(name) is None] == []
     assert len(MODULES) > 15
+
+
+def test_every_place_is_taken() -> None:
+    taken = {place_of(name) for name in MODULES}
+    assert [name for place, name in enumerate(PACKAGES) if name and place not in taken] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -204,9 +207,19 @@ def test_a_file_keeps_the_rules(module: str) -> None:
     assert breaches(module, FILES[module].read_text(encoding="utf-8")) == []
 
 
+def test_no_file_imports_itself_by_a_detour() -> None:
+    graph = {
+        module: {target for each in imports(source) if (target := module_of(each.module)) and target != PACKAGE}
+        for module, source in sources().items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
+
+
 @pytest.mark.parametrize("room", sorted(ROOMS))
-def test_rooms_import_nothing(room: str) -> None:
-    assert list(imports(FILES[room].read_text(encoding="utf-8"))) == []
+def test_rooms_say_what_they_are_for_and_import_nothing(room: str) -> None:
+    source = FILES[room].read_text(encoding="utf-8")
+    assert list(imports(source)) == []
+    assert ast.get_docstring(ast.parse(source))
 
 
 def test_every_command_has_a_module() -> None:
@@ -224,36 +237,40 @@ def test_the_script_of_a_bare_checkout_only_starts_the_proxy() -> None:
 # --- the rules themselves ---------------------------------------------------------------------------------------------
 
 BREACHES = [
-    ("core.content", "from claude_proxy.core.request import parse_request", "does not stand above"),
-    ("core.content", "from claude_proxy.core import request", "does not stand above"),
-    ("core.content", "import claude_proxy.core.content", "does not stand above"),
-    ("core.tokens", "from claude_proxy.shell import upstream", "does not stand above"),
-    ("core.tokens", "from claude_proxy.cli import main", "does not stand above"),
-    ("errors", "from claude_proxy.settings import Settings", "does not stand above"),
-    ("shell.journal", "if TYPE_CHECKING:\n    from claude_proxy.shell.app import App", "does not stand above"),
-    ("core.reply", "from . import notation", "relative"),
-    ("cli", "def main():\n    from claude_proxy.shell.app import App", "inside a function"),
+    ("core.messages.content", "from claude_proxy.core.calls.tags import find_tags", "does not stand above"),
+    ("core.messages.content", "from claude_proxy.core.calls import tags", "does not stand above"),
+    ("core.messages.content", "import claude_proxy.core.messages.content", "does not stand above"),
+    ("core.aliases.tokens", "from claude_proxy.shell.upstream import client", "does not stand above"),
+    ("core.aliases.tokens", "from claude_proxy.cli import main", "does not stand above"),
+    ("errors", "from claude_proxy.settings.table import Settings", "does not stand above"),
+    (
+        "shell.observe.journal",
+        "if TYPE_CHECKING:\n    from claude_proxy.shell.proxy.app import App",
+        "does not stand above",
+    ),
+    ("core.reply.read", "from . import document", "relative"),
+    ("cli", "def main():\n    from claude_proxy.shell.proxy.app import App", "inside a function"),
     ("cli", "class A:\n    async def main(self):\n        import json", "inside a function"),
     ("cli", "from claude_proxy.commands import serve", "loaded by its name"),
     ("commands.demo", "from claude_proxy.commands.serve import run", "loaded by its name"),
-    ("shell.app", "from importlib import import_module", "unseen"),
-    ("shell.status_page", "import importlib.util", "unseen"),
+    ("shell.proxy.app", "from importlib import import_module", "unseen"),
+    ("shell.observe.status_page", "import importlib.util", "unseen"),
     ("cli", "import requests", "not of the standard library"),
     ("cli", "from yaml.nodes import Node", "not of the standard library"),
-    ("shell.simulator", "from claude_proxy.core.content import Text", "shares nothing"),
-    ("shell.simulator", "import claude_proxy", "shares nothing"),
-    ("core.reply", "def f():\n    open('x')", "the core is pure"),
-    ("core.reply", "run = eval", "the core is pure"),
+    ("demo.simulator", "from claude_proxy.core.messages.content import Text", "shares nothing"),
+    ("demo.simulator", "import claude_proxy", "shares nothing"),
+    ("core.reply.read", "def f():\n    open('x')", "the core is pure"),
+    ("core.reply.read", "run = eval", "the core is pure"),
     *(
-        ("core.reply", f"import {name}", "is not pure")
+        ("core.reply.read", f"import {name}", "is not pure")
         for name in (
             *("socket", "ssl", "http.client", "threading", "time", "os", "os.path", "random", "secrets", "logging"),
             *("subprocess", "asyncio", "pathlib", "datetime", "sys", "urllib.request", "io", "tempfile", "uuid"),
             *("select", "selectors", "signal", "multiprocessing", "concurrent.futures", "importlib"),
         )
     ),
-    ("core.reply", "from urllib import request", "is not pure"),
-    ("core.reply", "from time import monotonic", "is not pure"),
+    ("core.reply.read", "from urllib import request", "is not pure"),
+    ("core.reply.read", "from time import monotonic", "is not pure"),
 ]
 
 
@@ -265,14 +282,17 @@ def test_a_breach_is_found(module: str, source: str, rule: str) -> None:
 
 
 KEPT = [
-    ("core.reply", "from claude_proxy.core import notation, repair\nfrom claude_proxy.core.content import Text"),
-    ("core.reply", "import json, re\nfrom collections.abc import Mapping\nfrom urllib.parse import urlsplit"),
-    ("shell.app", "import http.server, time, threading\nfrom claude_proxy import __version__"),
-    ("shell.scripted_model", "from claude_proxy.shell.simulator import ModelReply"),
+    (
+        "core.reply.read",
+        "from claude_proxy.core.calls import notation, tags\nfrom claude_proxy.core.messages.content import Text",
+    ),
+    ("core.reply.read", "import json, re\nfrom collections.abc import Mapping\nfrom urllib.parse import urlsplit"),
+    ("shell.proxy.app", "import http.server, time, threading\nfrom claude_proxy import __version__"),
+    ("demo.scripted_model", "from claude_proxy.demo.simulator import ModelReply"),
     ("cli", "if True:\n    import tomllib"),
     ("cli", "from importlib import import_module"),
     ("commands.demo", "from claude_proxy.commands.serving import listen"),
-    ("core.content", "class ToolUse:\n    input: dict[str, str]"),
+    ("core.messages.content", "class ToolUse:\n    input: dict[str, str]"),
 ]
 
 

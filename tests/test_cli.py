@@ -525,9 +525,8 @@ def test_nothing_outside_the_standard_library_is_imported(starter: Starter, chec
 # What `serve` starts without, so that it starts soon: whatever else only other commands need stands behind these.
 NOT_SERVED = {
     *(f"claude_proxy.commands.{name}" for name in ("demo", "doctor", "env", "init", "models", "run")),
-    *(f"claude_proxy.shell.{name}" for name in ("doctor", "first_steps", "launcher", "redcap_checks")),
-    *(f"claude_proxy.shell.{name}" for name in ("simulator", "scripted_model")),
-    *("claude_proxy.tools.model_table", "claude_proxy.tools.claude_environment"),
+    *(f"claude_proxy.tools.{name}" for name in ("claude_environment", "doctor", "init", "launcher", "model_table")),
+    *("claude_proxy.tools.redcap_checks", "claude_proxy.demo.simulator", "claude_proxy.demo.scripted_model"),
     *("concurrent.futures", "getpass", "logging", "subprocess", "urllib.request"),
 }
 

@@ -73,7 +73,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         about = {name.rpartition(".dist-info/")[2] for name in zipped.namelist() if ".dist-info/" in name}
     assert names == packaged()
     assert about == {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
-    assert {"claude_proxy/shell/status_page.html", "claude_proxy/py.typed"} <= names
+    assert {"claude_proxy/shell/observe/status_page.html", "claude_proxy/py.typed"} <= names
 
 
 def test_the_wheel_needs_nothing(wheel: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from claude_code import claude_binary, run_claude
 from conftest import TOKEN, Proxy, Redcap, StartProxy
-from test_architecture import ORDER
+from test_architecture import PACKAGES
 
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
 from claude_proxy.demo.scripted_model import scripted_model
@@ -286,11 +286,11 @@ def test_the_versions_that_were_tried_are_those_of_the_tests() -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_architecture_names_every_file_in_its_order() -> None:
+def test_the_architecture_names_every_room_in_its_order() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `(?:claude_proxy/)?([a-z_/]+)\.py` \|", text, re.MULTILINE)
-    files = [name.replace(".", "/") for name in ORDER if name not in {"claude_proxy", "__main__"}]
-    assert listed == ["claude_api_proxy", *files]
+    listed = re.findall(r"^\| `(?:claude_proxy/)?([a-z0-9_/]+?)(?:/|\.py)` \|", text, re.MULTILINE)
+    rooms = [name.replace(".", "/") for name in PACKAGES if name not in {"", "__main__"}]
+    assert listed == ["claude_api_proxy", *rooms]
 
 
 def test_the_readme_names_the_built_in_aliases() -> None:
@@ -421,11 +421,11 @@ def test_claude_code_shows_a_failure_as_the_docs_say(words: str, proxy: Proxy, t
 
 
 ELSEWHERE = {
-    "cannot be trusted": "test_upstream_tls.py",
+    "cannot be trusted": "upstream/test_tls.py",
     "cannot listen on": "test_a_port_that_is_taken_reads_as_the_docs_say",
     "does not answer at the moment": "test_a_model_that_has_answered_before_is_overloaded",
-    "did not answer within": "test_upstream_faults.py",
-    "nothing moved for": "test_upstream_faults.py",
+    "did not answer within": "upstream/test_faults.py",
+    "nothing moved for": "upstream/test_faults.py",
     "needs verdicts that no text-only model can give": "test_launcher.py",
 }
 """Quotations that are tested in another place."""

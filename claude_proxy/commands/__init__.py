@@ -1,1 +1,1 @@
-"""The commands, a module each: `run` takes the options and returns the exit code. Shared: `terminal`, `serving`."""
+"""The commands, a file each; `cli` loads only the one that is asked for, so that `serve` starts soon."""

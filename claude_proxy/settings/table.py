@@ -612,7 +612,7 @@ def home(environ: Mapping[str, str]) -> Path:
     """
     if named := environ.get(HOME_VARIABLE, "").strip():
         return Path(named)
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(__file__).resolve().parents[2]
     if (checkout / "claude_api_proxy.py").is_file():
         return checkout
     base = environ.get("XDG_CONFIG_HOME") or environ.get("APPDATA") or str(Path("~/.config").expanduser())

@@ -1,1 +1,1 @@
-"""The shell: whatever talks to the network, the clock and the terminal."""
+"""The network, the time and the terminal: everything that the pure core is spared."""

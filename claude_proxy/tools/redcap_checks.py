@@ -25,6 +25,7 @@ from claude_proxy.core.aliases.mapping import choose_alias, label
 from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat import form
+from claude_proxy.core.securechat.answer import read_answer
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -141,7 +142,7 @@ class Site:
             ProxyError: always, but for an answer of a model.
         """
         url, prefix = self.settings.redcap_api_url, self.settings.redcap_module_prefix
-        form.read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
+        read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
 
     def _explain(self, stage: str) -> ProxyError:
         """What a client would be told where a stage has failed."""
@@ -332,7 +333,7 @@ class Site:
         )
         try:
             came, sent = self._post_form(fields, self.patience)
-            answer = form.read_answer(
+            answer = read_answer(
                 came.status,
                 came.headers,
                 came.body,

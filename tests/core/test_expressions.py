@@ -33,8 +33,8 @@ def test_nothing_is_compiled_before_its_use() -> None:
 
 def test_each_of_the_core_can_be_compiled() -> None:
     """Or a slip of ours would show when some reply first needs it."""
-    for file in CORE.glob("[!_]*.py"):
-        import_module(f"claude_proxy.core.{file.stem}")
+    for file in CORE.rglob("[!_]*.py"):
+        import_module(".".join(("claude_proxy.core", *file.relative_to(CORE).with_suffix("").parts)))
     found = [each for each in gc.get_objects() if isinstance(each, _Expression) and each.pattern != "("]
     assert len(found) > 25
     for each in found:

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from claude_proxy.core.depth import is_deeper
 from claude_proxy.core.expressions import expression
+from claude_proxy.core.json_text import is_deeper
 
 _MAX_DEPTH = 64
 

@@ -25,7 +25,6 @@ input back exactly, provided that parameter names match `[A-Za-z0-9_.-]+`, as th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from claude_proxy.core.calls import loose_json
 from claude_proxy.core.calls.tags import Kind, Tag, find_tags, may_hold_calls
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
+from claude_proxy.core.json_text import to_json
 from claude_proxy.core.memo import Memo, digest
 from claude_proxy.core.messages.content import Tool
 
@@ -137,14 +137,6 @@ def _write_value(value: Any, allowed: frozenset[str] | None) -> str:
     if _read_as(value, json_schema.ALL_TYPES if allowed is None else allowed) != value:
         return to_json(value)
     return f"\n{value}\n" if "\n" in value else value
-
-
-def to_json(value: Any) -> str:
-    """A value as compact JSON."""
-    return _encode_json(value)
-
-
-_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one for each value
 
 
 # --- the reader -------------------------------------------------------------------------------------------------------

@@ -19,10 +19,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from claude_proxy.core.calls.notation import to_json
-from claude_proxy.core.messages.content import Message, Text, Thinking, ToolUse, Usage
+from claude_proxy.core.json_text import to_json
+from claude_proxy.core.messages.content import SIGNATURE, Message, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.messages.response import block_json, error_json, message_json, to_bytes
-from claude_proxy.core.reply.read import SIGNATURE
 from claude_proxy.errors import ProxyError
 
 PINGS_SUFFICE = 300.0  # seconds

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, cast
 
-from claude_proxy.core.depth import is_deeper
+from claude_proxy.core.json_text import is_deeper
 from claude_proxy.core.memo import Memo, fingerprint
 from claude_proxy.errors import InvalidRequest
 

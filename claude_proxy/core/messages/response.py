@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from claude_proxy.core.calls.notation import to_json
+from claude_proxy.core.json_text import to_json
 from claude_proxy.core.messages.content import Message, Text, Thinking, ToolUse, Usage
 from claude_proxy.errors import ProxyError
 

@@ -1,1 +1,4 @@
-"""The prompt room."""
+"""`Request` to `Prompt`: a conversation with tools as a text-only model can read it.
+
+Main words: `Prompt`, `Turn`, armour (what carries text through the module's HTML-entity decoding).
+"""

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from claude_proxy.core.calls.notation import Call, CallWriter, to_json
+from claude_proxy.core.calls.notation import Call, CallWriter
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
+from claude_proxy.core.json_text import to_json
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Request, Tool, ToolChoice
 

@@ -1,1 +1,4 @@
-"""The reply room."""
+"""The model's text to content blocks, and whatever it takes to get there: limits, repair, continuation.
+
+Main words: `Reply`, defect, repair, continuation, `Asking`.
+"""

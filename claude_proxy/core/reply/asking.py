@@ -28,7 +28,7 @@ from claude_proxy.core.reply import continuation, limits
 from claude_proxy.core.reply import document as structured
 from claude_proxy.core.reply import read as reply
 from claude_proxy.core.reply.read import Reply
-from claude_proxy.core.securechat.form import Answer, reached_limit
+from claude_proxy.core.securechat.answer import Answer, reached_limit
 from claude_proxy.errors import InvalidDocument, ProxyError
 
 _MAX_CONTINUATIONS = 16

@@ -27,9 +27,7 @@ from claude_proxy.core.calls import arguments, dialects, notation
 from claude_proxy.core.calls.notation import Call, CallBlock, Vocabulary
 from claude_proxy.core.calls.tags import Kind
 from claude_proxy.core.json_schema import types as json_schema
-from claude_proxy.core.messages.content import ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
-
-SIGNATURE = "Y2xhdWRlLXByb3h5"  # clients want a signature that is not empty; nobody checks it
+from claude_proxy.core.messages.content import SIGNATURE, ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,4 @@
-"""The observe room."""
+"""What happened, without content: the journal, and what shows it, the metrics and the status page.
+
+Main words: `Journal`, `Record`, `Snapshot`.
+"""

@@ -24,7 +24,7 @@ from claude_proxy.core.reply import edit_mending
 from claude_proxy.core.reply.asking import Asking, answer_nothing
 from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat import form
-from claude_proxy.core.securechat.form import Answer
+from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -276,7 +276,7 @@ class Exchange:
         began = waiter.elapsed
         trace = {"traceparent": call.traceparent} if call.traceparent else None
         came = call.upstream.post(form.form_type(boundary), write, waiter, trace)
-        answer = form.read_answer(
+        answer = read_answer(
             came.status,
             came.headers,
             came.body,

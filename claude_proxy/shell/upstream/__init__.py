@@ -1,1 +1,4 @@
-"""The upstream room."""
+"""One POST to REDCap, over connections that are kept, and the queue of those who want to send one.
+
+Main words: `Upstream`, `HttpAnswer`, `Resolver`, `ForwardProxy`.
+"""

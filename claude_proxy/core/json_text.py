@@ -1,8 +1,20 @@
-"""How deep a JSON value is nested. Whatever goes through values recurses, so what is too deep is kept out."""
+"""JSON as text: compact on the way out, and how deep a value is nested.
+
+Whatever goes through values recurses, so what is nested too deeply is kept out.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+
+def to_json(value: Any) -> str:
+    """A value as compact JSON."""
+    return _encode(value)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one for each value
 
 
 def is_deeper(value: Any, limit: int) -> bool:

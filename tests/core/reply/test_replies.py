@@ -14,7 +14,7 @@ from claude_proxy.core.messages.content import Text, Tool, ToolUse
 from claude_proxy.core.reply import edit_mending
 from claude_proxy.core.reply import read as reply
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "replies"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "replies"))
 import corpus
 
 CASES = corpus.load()

@@ -16,7 +16,7 @@ from claude_proxy.errors import SettingsError
 from claude_proxy.settings import table as settings_module
 from claude_proxy.settings.table import TABLE, Secret, Settings, home, load, read_dotenv, working_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 URL = "https://redcap.example.edu/api/"
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 NAMES = [setting.name for setting in TABLE]
@@ -211,7 +211,7 @@ def test_a_bad_value_is_named_with_its_setting_and_the_rule(name: str, text: str
 
 
 def test_every_setting_has_good_and_bad_values_here() -> None:
-    elsewhere = {"ALLOWED_CLIENTS"}  # in tests/shell/test_clients.py, for it names a file
+    elsewhere = {"ALLOWED_CLIENTS"}  # in tests/shell/server/test_access.py, for it names a file
     assert {name for name, *_ in GOOD} == set(NAMES) - elsewhere
     assert {name for name, *_ in BAD} == set(NAMES) - SECRETS - elsewhere
 
@@ -449,7 +449,7 @@ def test_a_value_in_single_quotes_is_taken_as_it_stands(tmp_path_factory: pytest
 
 # --- .env.example -----------------------------------------------------------------------------------------------------
 
-ENV_EXAMPLE = (Path(__file__).parent.parent / ".env.example").read_text(encoding="utf-8")
+ENV_EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
 
 
 def test_the_example_can_be_loaded_as_it_is(tmp_path: Path) -> None:
@@ -479,10 +479,12 @@ def test_what_must_be_given_is_not_commented_out() -> None:
 
 
 def test_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkout = Path(settings_module.__file__).resolve().parent.parent
+    checkout = Path(settings_module.__file__).resolve().parents[2]
     assert home({}) == checkout
     assert home({"CLAUDE_PROXY_HOME": str(tmp_path)}) == tmp_path
-    monkeypatch.setattr(settings_module, "__file__", str(tmp_path / "site-packages" / "claude_proxy" / "settings.py"))
+    monkeypatch.setattr(
+        settings_module, "__file__", str(tmp_path / "site-packages" / "claude_proxy" / "settings" / "table.py")
+    )
     assert home({"XDG_CONFIG_HOME": "/x"}) == Path("/x/claude-proxy")
     assert home({"APPDATA": "/y"}) == Path("/y/claude-proxy")
     assert home({}) == Path("~/.config/claude-proxy").expanduser()

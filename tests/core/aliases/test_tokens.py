@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from claude_proxy.core.aliases import tokens
 from claude_proxy.core.aliases.tokens import Correction, Tokenizer, estimate
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOKENIZERS: tuple[Tokenizer, ...] = ("openai", "claude")
 
 

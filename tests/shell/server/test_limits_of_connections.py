@@ -188,7 +188,7 @@ def test_no_file_to_be_had(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_the_limit_of_open_files_is_raised(limits: tuple[int, int], wanted: int, enough_for: int) -> None:
     code = (
-        "import resource; from claude_proxy.shell.connections import allow_files;"
+        "import resource; from claude_proxy.shell.server.connections import allow_files;"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, {limits});"
         f"print(allow_files({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(2 * {wanted}, {limits[1]}))"
     )

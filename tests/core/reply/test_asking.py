@@ -16,7 +16,7 @@ from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, render
 from claude_proxy.core.reply.asking import Asking, answer_nothing
 from claude_proxy.core.reply.read import Reply
-from claude_proxy.core.securechat.form import Answer
+from claude_proxy.core.securechat.answer import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout
 
 CLAUDE = describe_alias("claude")  # cut off at 8,192 tokens

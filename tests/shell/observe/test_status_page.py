@@ -346,12 +346,12 @@ def test_the_template_is_found_in_an_archive(tmp_path: Path) -> None:
     folder = Path(status_page.__file__).parent
     archive = tmp_path / "proxy.pyz"
     with zipfile.ZipFile(archive, "w") as file:
-        for path in folder.parent.rglob("*"):
+        for path in folder.parents[1].rglob("*"):
             if path.suffix in {".py", ".html"}:
-                file.write(path, path.relative_to(folder.parent.parent))
+                file.write(path, path.relative_to(folder.parents[2]))
     code = (
         f"import sys; sys.path.insert(0, {str(archive)!r});"
-        "from claude_proxy.shell import status_page as s; assert '.pyz' in s.__file__; print(s.headers())"
+        "from claude_proxy.shell.observe import status_page as s; assert '.pyz' in s.__file__; print(s.headers())"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert "sha256-" in done.stdout, done.stderr

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.core.prompt.render import Prompt, turn
-from claude_proxy.core.securechat.form import Answer, encode_form, form_fields, form_type, reached_limit, read_answer
+from claude_proxy.core.securechat.answer import Answer, reached_limit, read_answer
+from claude_proxy.core.securechat.form import encode_form, form_fields, form_type
 from claude_proxy.demo import simulator
 from claude_proxy.errors import (
     AuthenticationFailed,

@@ -26,8 +26,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.calls.notation import Call, Vocabulary
-from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, ToolUse
-from claude_proxy.core.reply.read import SIGNATURE, Reply, read_reply
+from claude_proxy.core.messages.content import SIGNATURE, ContentBlock, Text, Thinking, ToolUse
+from claude_proxy.core.reply.read import Reply, read_reply
 
 OFFERED = by_name(WRITE, READ, BASH)
 BLOCK = """\

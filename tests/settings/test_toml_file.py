@@ -15,7 +15,7 @@ from claude_proxy.errors import SettingsError
 from claude_proxy.settings.table import TABLE, Secret, Server, Settings, config_path, load, load_with_sources
 from claude_proxy.settings.toml_file import AliasFacts, read_document
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 URL = "https://redcap.example.edu/api/"
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 ENVIRON = {"REDCAP_API_URL": URL}
