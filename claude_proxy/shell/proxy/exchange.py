@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import threading
 import time
@@ -14,6 +13,7 @@ from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import Choice
 from claude_proxy.core.aliases.tokens import Correction
+from claude_proxy.core.calls.notation import vocabulary_of
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.messages.json_node import Rules
@@ -21,10 +21,10 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
 from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import edit_mending
-from claude_proxy.core.reply.asking import Asking, answer_nothing
+from claude_proxy.core.reply.ask_loop import Ask, answer_nothing, ask_for_reply, callable_tools, drive
 from claude_proxy.core.reply.read import Reply
-from claude_proxy.core.securechat import form
 from claude_proxy.core.securechat.answer import Answer, read_answer
+from claude_proxy.core.securechat.form import encode_form, form_fields, form_type
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -221,72 +221,57 @@ class Exchange:
             raise PromptTooLong(call.most_tokens, alias.window)
         if request.max_tokens == 0:
             return Outcome(answer_nothing(request, message_id, call.input_tokens))
-        asks, settings = itertools.count(), call.settings
+        asks = ask_for_reply(
+            request,
+            alias,
+            call.prompt,
+            lambda: new_id("toolu"),
+            armoured=call.settings.redcap_decodes_entities,
+            vocabulary=vocabulary_of(callable_tools(request), self._memo),
+        )
 
-        def post(prompt: Prompt, max_tokens: int) -> Answer:
-            if next(asks) == 1:  # all asks after the first share a time limit of their own
-                waiter.renew(settings.upstream_timeout)
+        def send(ask: Ask) -> Answer:
+            if ask.number == 1:  # all asks after the first share a time limit of their own
+                waiter.renew(call.settings.upstream_timeout)
                 note("asking again")
-            answer = self._post(call, prompt, token, max_tokens, waiter, boundary=f"form_{message_id}")
-            if prompt is call.prompt:
-                self._learn(call, answer)
-            return answer
+            return self._send(call, ask, token, waiter, boundary=f"form_{message_id}")
 
-        armoured = settings.redcap_decodes_entities
-        asking = Asking(request, alias, post, lambda: new_id("toolu"), armoured=armoured, memo=self._memo)
         note("waiting for a turn")
         with self._turns.take(token, waiter):
             note("asking")
-            waiter.renew(settings.upstream_timeout)
-            read = asking.reply(call.prompt)
+            waiter.renew(call.settings.upstream_timeout)
+            asked = drive(asks, send)
+        read = asked.reply
         content, mended = _for_client(request, read)
         message = Message(
-            message_id, request.model, content, read.stop_reason, asking.usage, read.stop_sequence, request.extras
+            message_id, request.model, content, read.stop_reason, asked.usage, read.stop_sequence, request.extras
         )
-        return Outcome(message, asking.repairs, asking.continuations, mended, asking.failure)
+        return Outcome(message, asked.repairs, asked.continuations, mended, asked.failure)
 
-    def _post(
-        self, call: Call, prompt: Prompt, token: str, max_tokens: int, waiter: Waiter, *, boundary: str
-    ) -> Answer:
-        """Ask once; the boundary is one that nobody could have put into the prompt.
+    def _send(self, call: Call, ask: Ask, token: str, waiter: Waiter, *, boundary: str) -> Answer:
+        """Send one ask; the boundary is one that nobody could have put into the prompt.
 
         Raises:
             ProxyError: REDCap or the model failed.
         """
         settings = call.settings
-        own = settings.redcap_api_token
-        sent_bytes = 0
-
-        def write() -> bytes:
-            nonlocal sent_bytes
-            fields = form.form_fields(
-                prompt,
-                token=own.reveal() if own else token,
-                prefix=settings.redcap_module_prefix,
-                alias=call.choice.alias,
-                max_tokens=max_tokens,
-                temperature=call.request.temperature,
-                top_p=call.request.top_p,
-                memo=self._memo,
-            )
-            body = form.encode_form(fields, boundary)
-            sent_bytes = len(body)
-            return body
-
+        form = _Form(call, ask, token, boundary, self._memo)
         began = waiter.elapsed
         trace = {"traceparent": call.traceparent} if call.traceparent else None
-        came = call.upstream.post(form.form_type(boundary), write, waiter, trace)
+        came = call.upstream.post(form_type(boundary), form.write, waiter, trace)
         answer = read_answer(
             came.status,
             came.headers,
             came.body,
             url=settings.redcap_api_url,
             prefix=settings.redcap_module_prefix,
-            sent_bytes=sent_bytes,
+            sent_bytes=form.size,
         )
         if answer.is_apology:
             raise self._explain_apology(call.choice)
         self._note_health(call.choice, lambda health: health.after_answer(time.monotonic(), waiter.elapsed - began))
+        if ask.number == 0:
+            self._learn(call, answer)
         return answer
 
     def _explain_apology(self, choice: Choice) -> ProxyError:
@@ -327,6 +312,36 @@ class Exchange:
             if health.has_answered or not choice.is_client_text:
                 _remember(self._health, name, health)
             return health
+
+
+class _Form:
+    """The form of one ask. It is written when it is sent, and not held while the model thinks.
+
+    Attributes:
+        size: bytes of the form as it was written last.
+    """
+
+    def __init__(self, call: Call, ask: Ask, token: str, boundary: str, memo: Memo) -> None:
+        self._call, self._ask, self._token, self._boundary, self._memo = call, ask, token, boundary, memo
+        self.size = 0
+
+    def write(self) -> bytes:
+        """The body of the POST."""
+        settings = self._call.settings
+        own = settings.redcap_api_token
+        fields = form_fields(
+            self._ask.prompt,
+            token=own.reveal() if own else self._token,
+            prefix=settings.redcap_module_prefix,
+            alias=self._call.choice.alias,
+            max_tokens=self._ask.max_tokens,
+            temperature=self._call.request.temperature,
+            top_p=self._call.request.top_p,
+            memo=self._memo,
+        )
+        body = encode_form(fields, self._boundary)
+        self.size = len(body)
+        return body
 
 
 def _remember(known: dict[str, T], name: str, value: T) -> None:

@@ -14,7 +14,7 @@ from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, Too
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, render
-from claude_proxy.core.reply.asking import Asking, answer_nothing
+from claude_proxy.core.reply.ask_loop import Ask, Asked, answer_nothing, ask_for_reply, drive
 from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat.answer import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout
@@ -50,21 +50,23 @@ class Model:
         self.asked: list[Prompt] = []
         self.max_tokens = 0
 
-    def post(self, prompt: Prompt, max_tokens: int) -> Answer:
-        self.asked.append(prompt)
-        self.max_tokens = max_tokens
+    def send(self, ask: Ask) -> Answer:
+        assert ask.number == len(self.asked)
+        self.asked.append(ask.prompt)
+        self.max_tokens = ask.max_tokens
         answer = next(self.answers)
         if isinstance(answer, ProxyError):
             raise answer
         return Answer(answer, 10, 5) if isinstance(answer, str) else Answer(*answer)
 
-    def ask(self, **fields: Any) -> tuple[Reply, Asking]:
+    def ask(self, **fields: Any) -> tuple[Reply, Asked]:
         messages = [{"role": "user", "content": "Do it."}]
         body = {"model": "m", "max_tokens": 1000, "messages": messages, **fields}
         request = parse_request(to_bytes(body))
         ids = (f"toolu_{number}" for number in itertools.count())
-        asking = Asking(request, self.alias, self.post, lambda: next(ids), armoured=False)
-        return asking.reply(render(request, self.alias, armoured=False)), asking
+        prompt = render(request, self.alias, armoured=False)
+        asked = drive(ask_for_reply(request, self.alias, prompt, lambda: next(ids), armoured=False), self.send)
+        return asked.reply, asked
 
 
 def ended(read: Reply) -> tuple[tuple[ContentBlock, ...], str, str | None]:

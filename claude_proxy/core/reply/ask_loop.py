@@ -1,0 +1,355 @@
+"""The ask loop: the asks that one request takes, the first, at most one repair, a bounded number of continuations.
+
+It is a generator: it yields each `Ask` and is sent the `Answer`, or thrown the `ProxyError` that came instead. So it
+knows nothing of how an ask is sent or what it costs to wait, and a test reads as a dialogue. `drive` runs it with a
+function that sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
+
+from claude_proxy.core.aliases import tokens
+from claude_proxy.core.aliases.mapping import Alias
+from claude_proxy.core.calls.notation import Vocabulary
+from claude_proxy.core.json_schema.validate import faults
+from claude_proxy.core.messages.content import (
+    ContentBlock,
+    Message,
+    Request,
+    StopReason,
+    Text,
+    Thinking,
+    Tool,
+    ToolUse,
+    Usage,
+)
+from claude_proxy.core.prompt.render import Prompt
+from claude_proxy.core.reply import continuation, limits
+from claude_proxy.core.reply.document import read_document
+from claude_proxy.core.reply.read import Reply, read_reply
+from claude_proxy.core.securechat.answer import Answer, reached_limit
+from claude_proxy.errors import InvalidDocument, ProxyError
+
+T = TypeVar("T")
+
+_MAX_CONTINUATIONS = 16
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One ask.
+
+    Attributes:
+        prompt: what the model is sent.
+        max_tokens: the limit to send with it.
+        number: 0 for the first ask of a request.
+    """
+
+    prompt: Prompt
+    max_tokens: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came of all asks together.
+
+    Attributes:
+        reply: for the client.
+        usage: what all asks cost.
+        repairs: how often a reply that could not be used was asked for again.
+        continuations: how often a reply that was cut off was continued.
+        failure: the class of the failure that ended the asking early.
+    """
+
+    reply: Reply
+    usage: Usage
+    repairs: int
+    continuations: int
+    failure: str | None
+
+
+Asks: TypeAlias = Generator[Ask, Answer, T]
+"""Asks that end in a result."""
+
+
+def drive(asks: Asks[T], send: Callable[[Ask], Answer]) -> T:
+    """Run asks to their result.
+
+    Args:
+        asks: just begun.
+        send: sends one ask; a `ProxyError` that it raises is thrown into the asks.
+
+    Raises:
+        ProxyError: the asks have no use for a failure.
+    """
+    try:
+        ask = next(asks)
+        while True:
+            try:
+                answer = send(ask)
+            except ProxyError as error:
+                ask = asks.throw(error)
+            else:
+                ask = asks.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def ask_for_reply(
+    request: Request,
+    alias: Alias,
+    prompt: Prompt,
+    new_id: Callable[[], str],
+    *,
+    armoured: bool,
+    vocabulary: Vocabulary | None = None,
+) -> Asks[Asked]:
+    """Ask, continue what was cut off, and ask again for what cannot be used.
+
+    Args:
+        request: what the client wants.
+        alias: who is asked.
+        prompt: the request as the model reads it.
+        new_id: makes a `tool_use` id.
+        armoured: whether texts carry the armour of `core.prompt.armour`.
+        vocabulary: of the tools that the request lets the reply call, where it is known already.
+
+    Raises:
+        InvalidDocument: no document of the requested schema came, even when asked again.
+        ProxyError: the first ask failed.
+    """
+    loop = _Loop(request, alias, new_id, armoured=armoured, vocabulary=vocabulary)
+    draft = yield from loop.first_draft(prompt)
+    reply = loop.limited(draft)
+    return Asked(reply, loop.usage, loop.repairs, loop.continuations, loop.failure)
+
+
+def callable_tools(request: Request) -> dict[str, Tool]:
+    """The tools that the reply may call, by name: all that are offered, or the one that is demanded."""
+    demanded = request.tool_choice.name
+    return {tool.name: tool for tool in request.callable_tools if demanded in {None, tool.name}}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one ask brought.
+
+    Attributes:
+        text: the answer.
+        tokens: what it cost.
+        cut: whether it was cut off at the alias's limit.
+        window_full: whether prompt and answer fill the alias's window.
+    """
+
+    text: str
+    tokens: int
+    cut: bool
+    window_full: bool
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A reply as it stands, its continuations included.
+
+    Attributes:
+        text: what the model has written.
+        tokens: what that cost.
+        reply: as it was read.
+        last: the part that came last.
+    """
+
+    text: str
+    tokens: int
+    reply: Reply
+    last: _Part
+
+
+class _Loop:
+    """The asks of one request. It counts what they cost; all else goes from one to the next as a `_Draft`."""
+
+    def __init__(
+        self,
+        request: Request,
+        alias: Alias,
+        new_id: Callable[[], str],
+        *,
+        armoured: bool,
+        vocabulary: Vocabulary | None,
+    ) -> None:
+        self._request = request
+        self._alias = alias
+        self._new_id = new_id
+        self._armoured = armoured
+        wanted = request.max_tokens
+        self._wanted = alias.max_output if wanted is None else wanted
+        self._tools = callable_tools(request)
+        self._vocabulary = vocabulary or Vocabulary(self._tools)
+        self._asks = 0
+        self.usage = Usage(0, 0)
+        self.repairs = 0
+        self.continuations = 0
+        self.failure: str | None = None
+
+    def first_draft(self, prompt: Prompt) -> Asks[_Draft]:
+        """Ask until the reply can be given to the client, or cannot be helped."""
+        part = yield from self._ask(prompt)
+        draft = yield from self._continue(prompt, self._draft(part.text, part.tokens, part))
+        draft = yield from self._repair(prompt, draft)
+        reply = draft.reply
+        if self._request.output_schema is not None and reply.defect and not reply.truncated and not reply.calls:
+            raise InvalidDocument
+        return draft
+
+    # --- one ask ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, prompt: Prompt) -> Asks[_Part]:
+        max_tokens = min(self._wanted, self._alias.max_output)
+        self._asks += 1
+        answer = yield Ask(prompt, max_tokens, self._asks - 1)
+        input_tokens = answer.input_tokens or tokens.estimate(prompt.texts, self._alias.tokenizer)
+        output_tokens = answer.output_tokens or tokens.estimate([answer.text], self._alias.tokenizer)
+        self.usage = Usage(self.usage.input_tokens + input_tokens, self.usage.output_tokens + output_tokens)
+        return _Part(
+            answer.text,
+            output_tokens,
+            cut=reached_limit(self._alias, max_tokens, answer.output_tokens),
+            window_full=input_tokens + output_tokens >= self._alias.window,
+        )
+
+    def _draft(self, text: str, tokens_of_text: int, last: _Part) -> _Draft:
+        return _Draft(text, tokens_of_text, self._read(text, cut=last.cut or last.window_full), last)
+
+    def _read(self, text: str, *, cut: bool) -> Reply:
+        choice = self._request.tool_choice
+        said = continuation.unwrap(self._request.prefill, text)
+        read = read_reply(
+            said,
+            self._tools,
+            self._new_id,
+            cut=cut,
+            single_call=choice.disable_parallel_tool_use,
+            decoded=self._armoured,
+            vocabulary=self._vocabulary,
+        )
+        if self._request.output_schema is not None and not read.calls and not read.truncated:
+            return _as_document(read, self._request.output_schema)
+        if self._request.prefill:
+            read = replace(read, content=_spaced(self._request.prefill, said, read.content))
+        return read if read.defect else replace(read, defect=self._defect(read))
+
+    def _defect(self, read: Reply) -> str | None:
+        """What is wrong with a reply that can be read: a call that was demanded is missing, or breaks a schema."""
+        demanded = self._request.tool_choice.type in {"any", "tool"} and self._tools
+        if demanded and not read.calls and not read.truncated:
+            return "a tool must be called now"
+        for block in read.content:
+            if not isinstance(block, ToolUse) or not (tool := self._tools[block.name]).strict:
+                continue
+            if found := faults(block.input, tool.input_schema):
+                return f"the input of {block.name} breaks its schema: {'; '.join(found)}"
+        return None
+
+    # --- further asks -------------------------------------------------------------------------------------------------
+
+    def _continue(self, prompt: Prompt, draft: _Draft) -> Asks[_Draft]:
+        """Continue a reply that was cut off, until it is whole or one of the client's limits is reached."""
+        for _ in range(_MAX_CONTINUATIONS - self.continuations):
+            if not self._may_go_on(draft):
+                break
+            seam = continuation.cut_back(draft.text)
+            try:
+                part = yield from self._ask(continuation.ask_on(prompt, seam, armoured=self._armoured))
+            except ProxyError as error:
+                self.failure = type(error).__name__
+                break  # what is whole is worth more than an error
+            joined = continuation.join(seam, part.text)
+            if joined is None:
+                break
+            self.continuations += 1
+            if len(joined) <= len(draft.text):
+                # Nothing was missing: the limit was reached with the last word. So a call that ends there is whole.
+                return self._draft(draft.text, draft.tokens, part)
+            draft = self._draft(joined, draft.tokens + part.tokens, part)
+        return draft
+
+    def _may_go_on(self, draft: _Draft) -> bool:
+        return bool(
+            draft.reply.truncated
+            and not draft.last.window_full
+            and self.usage.output_tokens < self._wanted
+            and draft.text
+            and limits.stop_at(draft.reply.content, self._request.stop_sequences)[1] is None
+        )
+
+    def _repair(self, prompt: Prompt, draft: _Draft) -> Asks[_Draft]:
+        """Ask once more for a reply that cannot be used; the first one stands if that does not help."""
+        read = draft.reply
+        if not read.defect:
+            return draft
+        said_nothing = all(isinstance(block, Thinking) for block in read.content)
+        demand = continuation.ask_again(prompt, draft.text, read.defect, armoured=self._armoured)
+        try:
+            part = yield from self._ask(demand)
+        except ProxyError as error:
+            if said_nothing or self._request.output_schema is not None:
+                raise  # there is nothing to fall back on
+            self.failure = type(error).__name__
+            return draft
+        self.repairs += 1
+        again = yield from self._continue(demand, self._draft(part.text, part.tokens, part))
+        helps_without_call = self._request.output_schema is not None or said_nothing
+        if again.reply.calls or (helps_without_call and not again.reply.defect):
+            return again
+        return draft
+
+    # --- limits -------------------------------------------------------------------------------------------------------
+
+    def limited(self, draft: _Draft) -> Reply:
+        """The reply within the limits that the module does not apply."""
+        read = draft.reply
+        content, sequence = limits.stop_at(read.content, self._request.stop_sequences)
+        if sequence is not None:
+            return replace(read, content=content, stop_reason="stop_sequence", stop_sequence=sequence)
+        content, was_cut = self._shorten(content, draft.tokens)
+        reason: StopReason = "max_tokens" if was_cut else read.stop_reason
+        if reason == "max_tokens" and draft.last.window_full and not was_cut:
+            reason = "model_context_window_exceeded"
+        return replace(read, content=content, stop_reason=reason)
+
+    def _shorten(
+        self, content: tuple[ContentBlock, ...], tokens_of_reply: int
+    ) -> tuple[tuple[ContentBlock, ...], bool]:
+        """Cut to the client's `max_tokens`, but neither a document in two nor an answer for the sake of thinking."""
+        if self._request.output_schema is not None:
+            return content, False
+        if not self._request.thinking and any(isinstance(block, Text) for block in content):
+            content = tuple(block for block in content if not isinstance(block, Thinking))
+        return limits.cut_to(content, self._wanted, tokens_of_reply)
+
+
+def _as_document(read: Reply, schema: Mapping[str, Any]) -> Reply:
+    """The reply as one text, the document; with a defect where it is none."""
+    text = "\n".join(block.text for block in read.content if isinstance(block, Text))
+    document = read_document(text, schema)
+    if document.text is None:
+        return replace(read, defect=document.defect)
+    others = tuple(block for block in read.content if not isinstance(block, Text))
+    return replace(read, content=(*others, Text(document.text)), defect=None)
+
+
+def _spaced(prefill: str, said: str, content: tuple[ContentBlock, ...]) -> tuple[ContentBlock, ...]:
+    """The content with the white space between the client's beginning and the model's words, which reading drops."""
+    space = said[: len(said) - len(said.lstrip())]
+    if prefill[-1].isspace() or not content or not isinstance(first := content[0], Text):
+        return content
+    return (Text(space + first.text), *content[1:])
+
+
+def answer_nothing(request: Request, message_id: str, input_tokens: int) -> Message:
+    """The message for `max_tokens: 0`, which asks for no reply: the real API only fills its cache."""
+    return Message(message_id, request.model, (), "max_tokens", Usage(input_tokens, 0), extras=request.extras)
