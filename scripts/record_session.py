@@ -29,7 +29,8 @@ from small_files import PNG_BYTES
 from workload import Writer
 
 from claude_proxy.demo.simulator import ModelRequest, Simulator, text_of
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
 from claude_proxy.shell.proxy.exchange import Exchange

@@ -26,7 +26,8 @@ from browser import find_chromium
 from playwright.sync_api import sync_playwright
 
 from claude_proxy.demo.simulator import ModelFailure, ModelReply, ModelRequest, Simulator
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
 from claude_proxy.shell.proxy.exchange import Exchange

@@ -24,7 +24,8 @@ import pytest
 import trustme
 
 from claude_proxy.demo.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
 from claude_proxy.shell.proxy.exchange import Exchange

@@ -10,8 +10,8 @@ from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stop
 from claude_proxy.commands.terminal import FAILED
 from claude_proxy.demo.scripted_model import INTRODUCTION, scripted_model
 from claude_proxy.demo.simulator import Simulator, openai_backend
-from claude_proxy.settings import table
-from claude_proxy.settings.table import Secret
+from claude_proxy.settings import sources
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
 
 _DEMO_TOKEN = "DEMO" * 8
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     model = openai_backend(options.backend, model=options.model) if options.backend else scripted_model
     with Simulator(model, tokens={_DEMO_TOKEN}) as redcap:
         own = {name: text for name, text in os.environ.items() if not name.startswith("REDCAP_")}
-        configured = table.load({**own, "REDCAP_API_URL": redcap.url}, folder=None)
+        configured = sources.load({**own, "REDCAP_API_URL": redcap.url}, folder=None)
         configured = replace(configured, redcap_api_token=Secret(_DEMO_TOKEN))
         if options.port is not None:
             configured = replace(configured, listen_port=options.port)

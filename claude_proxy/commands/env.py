@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from claude_proxy.commands.terminal import FAILED, OK, write_out
-from claude_proxy.settings import table
+from claude_proxy.settings import dotenv, sources
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import (
     SettingsConflict,
@@ -22,14 +22,14 @@ from claude_proxy.tools.claude_environment import (
 
 def run(options: argparse.Namespace) -> int:
     """Print the environment, or write it into a file of settings."""
-    folder = table.home(os.environ)
-    configured = table.load(os.environ, folder)
+    folder = sources.home(os.environ)
+    configured = sources.load(os.environ, folder)
     if configured.listen_port == 0:
         raise launcher.LaunchError("LISTEN_PORT=0 takes any free port, which nobody can know beforehand. Set a number.")
     path = Path(options.settings) if options.settings else launcher.settings_path(os.environ)
     prints = options.settings in {None, "-"}
     before = {} if prints else launcher.load_settings_file(path)
-    token = launcher.client_token(configured, os.environ, before.get("env", {}), table.read_dotenv(folder / ".env"))
+    token = launcher.client_token(configured, os.environ, before.get("env", {}), dotenv.read_dotenv(folder / ".env"))
     there = before.get("env", {})
     answerer = launcher.find_answerer(options.model, configured, os.environ, there, before.get("model"))
     url = launcher.local_url(configured)

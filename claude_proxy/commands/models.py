@@ -7,13 +7,13 @@ import os
 
 from claude_proxy.commands.terminal import as_json, given_settings, settings_folder, write_out
 from claude_proxy.core.aliases.mapping import Choice, choose_alias
-from claude_proxy.settings import table as settings
+from claude_proxy.settings import sources
 from claude_proxy.tools import model_table
 
 
 def run(options: argparse.Namespace) -> int:
     """Show the table, or explain one name."""
-    configured = settings.load(os.environ, settings_folder(), given_settings(options))
+    configured = sources.load(os.environ, settings_folder(), given_settings(options))
 
     def choose(name: str) -> Choice:
         return choose_alias(name, *configured.model_rules)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from claude_proxy.commands.serving import listen
 from claude_proxy.commands.terminal import FAILED
-from claude_proxy.settings import table
+from claude_proxy.settings import dotenv, sources
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import find_option
@@ -19,12 +19,12 @@ from claude_proxy.tools.claude_environment import find_option
 def run(options: argparse.Namespace) -> int:
     """Run Claude Code. From the moment it starts the terminal is its own, and nothing may be printed."""
     arguments = options.for_claude
-    folder = table.home(os.environ)
-    configured = table.load(os.environ, folder)
-    dotenv = table.read_dotenv(folder / ".env")
-    program = launcher.find_claude(options.claude or os.environ.get("CLAUDE") or dotenv.get("CLAUDE"), os.environ)
+    folder = sources.home(os.environ)
+    configured = sources.load(os.environ, folder)
+    own = dotenv.read_dotenv(folder / ".env")
+    program = launcher.find_claude(options.claude or os.environ.get("CLAUDE") or own.get("CLAUDE"), os.environ)
     claude = launcher.load_claude_settings(arguments, os.environ, Path.cwd())
-    token = launcher.client_token(configured, os.environ, claude.env, dotenv)
+    token = launcher.client_token(configured, os.environ, claude.env, own)
     asked = find_option(arguments, "--model")
     answerer = launcher.find_answerer(asked, configured, os.environ, claude.env, claude.model)
     kept = launcher.Kept()

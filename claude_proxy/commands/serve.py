@@ -11,7 +11,7 @@ from types import FrameType
 from claude_proxy import __version__
 from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
 from claude_proxy.commands.terminal import FAILED, given_settings, settings_folder
-from claude_proxy.settings import table
+from claude_proxy.settings import sources
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.reload import Reloader
@@ -24,14 +24,14 @@ def run(options: argparse.Namespace) -> int:
     folder, given = settings_folder(), given_settings(options)
 
     def load() -> Settings:
-        return table.load(os.environ, folder, given)
+        return sources.load(os.environ, folder, given)
 
     configured = load()
     journal = Journal(configured.log_level, configured.log_format)
     server = listen(configured, journal)
     if server is None:
         return FAILED
-    path = table.config_path(os.environ, folder, given)
+    path = sources.config_path(os.environ, folder, given)
     reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
     _reload_on_signal(reloader)
     for sentence in configured.warnings:

@@ -10,19 +10,19 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from claude_proxy.settings import table
+from claude_proxy.settings import sources
 
 OK, FAILED = 0, 1
 
 
 def settings_folder() -> Path:
     """Where the settings of commands lie that are started on purpose where they are started."""
-    return table.working_folder(os.environ, Path.cwd())
+    return sources.working_folder(os.environ, Path.cwd())
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, str]:
     """What the command line says, by the names of the environment."""
-    given = {table.CONFIG_VARIABLE: getattr(options, "config", None), "LISTEN_PORT": getattr(options, "port", None)}
+    given = {sources.CONFIG_VARIABLE: getattr(options, "config", None), "LISTEN_PORT": getattr(options, "port", None)}
     return {name: str(value) for name, value in given.items() if value is not None}
 
 

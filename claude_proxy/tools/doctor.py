@@ -26,7 +26,9 @@ from urllib.parse import urlsplit
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings.table import CONFIG_VARIABLE, TABLE, Settings, load_with_sources, read_dotenv
+from claude_proxy.settings.dotenv import read_dotenv
+from claude_proxy.settings.sources import CONFIG_VARIABLE, load_with_sources
+from claude_proxy.settings.table import TABLE, Settings
 from claude_proxy.shell.server.connections import explain_listening
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import AUTH_TOKEN, BASE_URL, choose_mode, compute_changes, without_ours

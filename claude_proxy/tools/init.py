@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claude_proxy.errors import CommandFailed, SettingsError
-from claude_proxy.settings.table import TABLE, Settings, load, read_dotenv
+from claude_proxy.settings.dotenv import read_dotenv
+from claude_proxy.settings.sources import load
+from claude_proxy.settings.table import TABLE, Settings
 from claude_proxy.tools.launcher import lies_in_repository, replacing
 from claude_proxy.tools.redcap_checks import Finding, Site, check_site, failed
 

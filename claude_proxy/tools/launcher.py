@@ -30,7 +30,8 @@ from urllib.parse import urlsplit
 
 from claude_proxy.core.aliases.mapping import Choice, choose_alias
 from claude_proxy.errors import CommandFailed
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.tools.claude_environment import (
     AUTH_TOKEN,

@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings import table as settings_module
-from claude_proxy.settings.table import TABLE, Secret, Settings, home, load, read_dotenv, working_folder
+from claude_proxy.settings import sources
+from claude_proxy.settings.dotenv import read_dotenv
+from claude_proxy.settings.sources import home, load, working_folder
+from claude_proxy.settings.table import TABLE, Settings
+from claude_proxy.settings.values import Secret
 
 ROOT = Path(__file__).resolve().parents[2]
 URL = "https://redcap.example.edu/api/"
@@ -479,11 +482,11 @@ def test_what_must_be_given_is_not_commented_out() -> None:
 
 
 def test_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkout = Path(settings_module.__file__).resolve().parents[2]
+    checkout = Path(sources.__file__).resolve().parents[2]
     assert home({}) == checkout
     assert home({"CLAUDE_PROXY_HOME": str(tmp_path)}) == tmp_path
     monkeypatch.setattr(
-        settings_module, "__file__", str(tmp_path / "site-packages" / "claude_proxy" / "settings" / "table.py")
+        sources, "__file__", str(tmp_path / "site-packages" / "claude_proxy" / "settings" / "sources.py")
     )
     assert home({"XDG_CONFIG_HOME": "/x"}) == Path("/x/claude-proxy")
     assert home({"APPDATA": "/y"}) == Path("/y/claude-proxy")

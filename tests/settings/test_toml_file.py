@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings.table import TABLE, Secret, Server, Settings, config_path, load, load_with_sources
+from claude_proxy.settings.sources import config_path, load, load_with_sources
+from claude_proxy.settings.table import TABLE, Server, Settings
 from claude_proxy.settings.toml_file import AliasFacts, read_document
+from claude_proxy.settings.values import Secret
 
 ROOT = Path(__file__).resolve().parents[2]
 URL = "https://redcap.example.edu/api/"

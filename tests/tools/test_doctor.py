@@ -27,7 +27,8 @@ from claude_proxy.demo.simulator import (
     Received,
     text_of,
 )
-from claude_proxy.settings.table import Secret, Server, Settings
+from claude_proxy.settings.table import Server, Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.server.connections import explain_listening
 from claude_proxy.tools import doctor, model_table, redcap_checks
 from claude_proxy.tools.launcher import ClaudeSettings

@@ -9,7 +9,7 @@ import pytest
 from conftest import COLLEAGUES_TOKEN, TOKEN, Redcap
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings.table import read_dotenv
+from claude_proxy.settings.dotenv import read_dotenv
 from claude_proxy.tools import init
 from claude_proxy.tools.init import Console, InitError
 

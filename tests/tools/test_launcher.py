@@ -21,7 +21,8 @@ from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import describe_alias
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import (

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from claude_proxy import __version__
 from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
-from claude_proxy.settings.table import Secret, is_loopback
+from claude_proxy.settings.table import is_loopback
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.upstream.http_answer import BadAnswer, Inbox, read_head
 
 _PORTS = {"http": 80, "https": 443}

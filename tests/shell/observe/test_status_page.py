@@ -20,7 +20,8 @@ from conftest import COLLEAGUES_TOKEN, PATIENCE, PROMPT, TOKEN, Gate, Proxy, Red
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.health import Health
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe import status_page
 from claude_proxy.shell.observe.journal import MESSAGES, Journal, Record
 from claude_proxy.shell.observe.status_page import Feed, Site, describe_site, refusal, render, seconds_text

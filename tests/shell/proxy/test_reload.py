@@ -23,8 +23,9 @@ from conftest import (
 )
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings.table import Secret, Server, Settings
+from claude_proxy.settings.table import Server, Settings
 from claude_proxy.settings.toml_file import AliasFacts
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.proxy.reload import FIXED, Reloader

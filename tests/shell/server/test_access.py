@@ -9,7 +9,9 @@ import pytest
 from conftest import Redcap, StartProxy
 
 from claude_proxy.errors import SettingsError
-from claude_proxy.settings.table import Secret, Settings, load
+from claude_proxy.settings.sources import load
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.server.access import is_allowed, pseudonym
 
 URL = "https://redcap.example.edu/api/"

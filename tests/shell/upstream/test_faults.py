@@ -24,7 +24,8 @@ from conftest import PROMPT, TOKEN, Proxy, eventually, message_request, read_eve
 from faults import Peer, Script, Server, in_turn, sends
 
 from claude_proxy.errors import ProxyError
-from claude_proxy.settings.table import Secret, Settings
+from claude_proxy.settings.table import Settings
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.upstream.client import Upstream
 
 MARK = "Bed-7-is-better"

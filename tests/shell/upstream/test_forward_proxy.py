@@ -16,8 +16,8 @@ from conftest import PATIENCE
 from faults import OK, SECRET, Peer, Server, certified, in_turn, keep_answering, post, sends
 
 from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
-from claude_proxy.settings import table
-from claude_proxy.settings.table import Secret
+from claude_proxy.settings import sources
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.upstream import forward_proxy
 from claude_proxy.shell.upstream.client import Upstream
 from claude_proxy.shell.upstream.forward_proxy import ForwardProxy, choose, is_exempt
@@ -27,7 +27,7 @@ HTTPS, HTTP = "https://redcap.example.edu/api/", "http://redcap.example.edu/api/
 
 def chosen(url: str, **environ: str) -> ForwardProxy | None:
     """The proxy for an address in an environment."""
-    found = table.load({"REDCAP_API_URL": url, **environ}, None)
+    found = sources.load({"REDCAP_API_URL": url, **environ}, None)
     return choose(url, https_proxy=found.https_proxy, http_proxy=found.http_proxy, no_proxy=found.no_proxy)
 
 
@@ -134,7 +134,7 @@ def test_an_address_that_cannot_be_used_is_named_but_not_shown(variable: str, ur
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "HTTP_PROXY"])
 def test_a_bad_character_does_not_show_the_password_either(variable: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        table.load({"REDCAP_API_URL": HTTPS, variable: "user:hunter2\x07@p:80"}, None)
+        sources.load({"REDCAP_API_URL": HTTPS, variable: "user:hunter2\x07@p:80"}, None)
     assert "hunter2" not in str(caught.value)
 
 

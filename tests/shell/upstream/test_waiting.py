@@ -17,7 +17,7 @@ from conftest import PATIENCE, eventually
 from faults import OK, Peer, Server, post
 
 from claude_proxy.errors import ClientGone, ProxyError, UpstreamUnreachable
-from claude_proxy.settings.table import Secret
+from claude_proxy.settings.values import Secret
 from claude_proxy.shell.upstream import forward_proxy
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 from claude_proxy.shell.upstream.resolve import Resolver

@@ -1,0 +1,158 @@
+"""Where settings come from: command line, environment, `.env`, `claude-proxy.toml`; the first that sets one wins.
+
+Whatever is wrong is said in one `SettingsError` that names the setting, its value and what to do, and in a file the
+line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from claude_proxy.errors import SettingsError
+from claude_proxy.settings.dotenv import read_dotenv
+from claude_proxy.settings.table import TABLE, Setting, Settings
+from claude_proxy.settings.toml_file import (
+    DEFAULT_SERVER,
+    SECTIONS,
+    Document,
+    read_aliases,
+    read_document,
+    read_models,
+)
+from claude_proxy.settings.toml_settings import PASSWORD, check_servers, document_value, find_exposed, read_servers
+
+CONFIG_VARIABLE = "CLAUDE_PROXY_CONFIG"
+CONFIG_FILE = "claude-proxy.toml"
+HOME_VARIABLE = "CLAUDE_PROXY_HOME"
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """The folder whose `.env` and `claude-proxy.toml` are the user's own, wherever a command is started.
+
+    `run` is started in folders of all kinds, cloned repositories among them, whose files must not say where tokens and
+    prompts go. So it reads the files of this folder only: `CLAUDE_PROXY_HOME`, else the checkout that this code lies
+    in, else the user's folder for configuration.
+    """
+    if named := environ.get(HOME_VARIABLE, "").strip():
+        return Path(named)
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "claude_api_proxy.py").is_file():
+        return checkout
+    base = environ.get("XDG_CONFIG_HOME") or environ.get("APPDATA") or str(Path("~/.config").expanduser())
+    return Path(base) / "claude-proxy"
+
+
+def working_folder(environ: Mapping[str, str], folder: Path) -> Path:
+    """The folder itself if it holds settings, else the user's own: for commands that are started on purpose there."""
+    holds = any((folder / name).is_file() for name in (".env", CONFIG_FILE))
+    return folder if holds else home(environ)
+
+
+def load(environ: Mapping[str, str], folder: Path | None, given: Mapping[str, str] | None = None) -> Settings:
+    """Make the settings: see `load_with_sources`."""
+    return load_with_sources(environ, folder, given)[0]
+
+
+def load_with_sources(
+    environ: Mapping[str, str], folder: Path | None, given: Mapping[str, str] | None = None
+) -> tuple[Settings, Mapping[str, str]]:
+    """Make the settings from all the places where they may stand, and tell where each came from.
+
+    Args:
+        environ: the environment. An empty value counts as not set, here and in `.env`.
+        folder: where `.env` and `claude-proxy.toml` may lie; None leaves out both, wherever they are.
+        given: what the command line says, by the names of the environment; it wins over everything else.
+
+    Returns:
+        The settings; and the source in words of each of `TABLE`, by its name, and of each table of the file.
+
+    Raises:
+        SettingsError: a setting is missing or malformed, or a file cannot be read.
+    """
+    layers: list[tuple[str, Mapping[str, str]]] = [("the command line", given or {}), ("the environment", environ)]
+    document = Document(CONFIG_FILE)
+    if folder:
+        dotenv = read_dotenv(folder / ".env")
+        layers.append((str(folder / ".env"), dotenv))
+        named = _named_file(given or {}, environ, dotenv, folder)
+        document = _read_config_file(named or folder / CONFIG_FILE, must_be=bool(named))
+    document.check_names((), [*(setting.field for setting in TABLE), *SECTIONS])
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting in TABLE:
+        source, text = _find(setting, layers)
+        if not text and setting.field in document.data:
+            source, found = document.place(setting.field), document_value(setting, document)
+        else:
+            found = _value(setting, text)
+        values |= found
+        sources[setting.name] = source or ("default" if setting.default else "not set")
+    model_map, model_servers = read_models(document, [setting.field for setting in TABLE])
+    if model_map and "model_map" in document.data:
+        raise document.fault(("model_map",), "model_map and [models] say the same. Keep [models].")
+    if model_map and "model_map" not in values:
+        values |= {"model_map": model_map, "model_servers": model_servers}
+        sources["MODEL_MAP"] = document.place("models")
+    values["alias_facts"] = read_aliases(document)
+    sources |= {f"[{name}]": document.place(name) for name in ("aliases", "servers") if name in document.data}
+    settings = Settings(**values)
+    servers = read_servers(document, settings)
+    check_servers(document, model_servers, [DEFAULT_SERVER, *servers])
+    return replace(settings, servers=servers, exposed_file=find_exposed(document)), sources
+
+
+def _find(setting: Setting, layers: Iterable[tuple[str, Mapping[str, str]]]) -> tuple[str, str]:
+    """The first source that sets a setting, and its text; both are empty where there is none."""
+    names = (setting.name.lower(), setting.name) if setting.shared else (setting.name,)
+    found = ((source, layer.get(name, "").strip()) for source, layer in layers for name in names)
+    return next(((source, text) for source, text in found if text), ("", ""))
+
+
+def _value(setting: Setting, text: str) -> dict[str, Any]:
+    """The field and value that a setting's text stands for; nothing where it is unset."""
+    text = text or setting.default or ""
+    if not text and setting.default is None:
+        raise SettingsError(
+            f"{setting.name} is not set. Put {setting.name}={setting.example} with your own value into .env "
+            f"(cp .env.example .env) or into the environment. {setting.help}"
+        )
+    if not text:
+        return {}
+    try:
+        return {setting.field: setting.parse(text)}
+    except ValueError as error:
+        shown = "" if setting.secret else f"={PASSWORD.sub('//…@', text)!r}"
+        raise SettingsError(f"{setting.name}{shown} cannot be used: {error}. {setting.help}") from None
+
+
+def config_path(environ: Mapping[str, str], folder: Path, given: Mapping[str, str] | None = None) -> Path:
+    """Where the configuration file lies, or would lie.
+
+    Raises:
+        SettingsError: `.env`, which may name it, cannot be read.
+    """
+    return _named_file(given or {}, environ, read_dotenv(folder / ".env"), folder) or folder / CONFIG_FILE
+
+
+def _named_file(
+    given: Mapping[str, str], environ: Mapping[str, str], dotenv: Mapping[str, str], folder: Path
+) -> Path | None:
+    """What `CLAUDE_PROXY_CONFIG` says: in `.env` a path from its folder, elsewhere one from the working folder."""
+    if said := given.get(CONFIG_VARIABLE, "").strip() or environ.get(CONFIG_VARIABLE, "").strip():
+        return Path(said).absolute()
+    said = dotenv.get(CONFIG_VARIABLE, "").strip()
+    return folder / said if said else None
+
+
+def _read_config_file(path: Path, *, must_be: bool) -> Document:
+    try:
+        return read_document(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and not must_be:
+            return Document(str(path))
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        remedy = f"Correct {CONFIG_VARIABLE}, or the file." if must_be else "Correct it, or move it away."
+        raise SettingsError(f"{path} cannot be read: {reason}. {remedy}") from None
