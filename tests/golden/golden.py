@@ -30,9 +30,8 @@ STARTER = FOLDER.parent.parent / "claude_api_proxy.py"
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 PATIENCE = 30.0  # seconds
 
-SETTINGS, CONFIG, REQUEST, FORM, ANSWER, RESPONSE = (
-    *("settings", "claude-proxy.toml", "request", "form", "answer", "response"),
-)
+SETTINGS, CONFIG = "settings", "claude-proxy.toml"
+REQUEST, FORM, ANSWER, RESPONSE = "request", "form", "answer", "response"
 LATE_ANSWER = "answer, once the stream has begun"
 
 
@@ -76,6 +75,7 @@ class Names:
 
     _IDS = re.compile(r"(?<=msg_|req_)[0-9a-f]{24}\b|(?<=toolu_)[0-9a-f]{24}\b")
     _DATE = re.compile(r"(?m)^(date: )\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$")
+    _REASON = re.compile(r"(?m)^(HTTP/1\.1 413 ).+$")  # Python 3.13 has another name for it
     _VERSION = re.compile(r"\b(claude-proxy/)\d+(?:\.\w+)+")
 
     def __init__(self, ports: Mapping[int, str]) -> None:
@@ -83,9 +83,11 @@ class Names:
         self._known: dict[str, str] = {}
 
     def hide(self, text: str) -> str:
-        """Put stand-ins for ids, ports, dates and versions."""
+        """Put stand-ins for ids, dates, versions, reasons and ports."""
         text = self._IDS.sub(lambda match: self._name(match[0]), text)
-        text = self._VERSION.sub(r"\1(version)", self._DATE.sub(r"\1(date)", text))
+        text = self._DATE.sub(r"\1(date)", text)
+        text = self._VERSION.sub(r"\1(version)", text)
+        text = self._REASON.sub(r"\1(reason)", text)
         for address, name in self._ports.items():
             text = text.replace(address, name)
         return text
@@ -178,8 +180,9 @@ def running_proxy(redcap_port: int, settings: Mapping[str, str], config: str) ->
         with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
             try:
-                started = re.search(r"listens on http://127\.0\.0\.1:(\d+)", first := process.stderr.readline())
-                assert started, first
+                said = (re.search(r"listens on http://127\.0\.0\.1:(\d+)", line) for line in process.stderr)
+                started = next(filter(None, said), None)
+                assert started, "the proxy has not started"
                 yield int(started[1])
             finally:
                 process.kill()
@@ -246,7 +249,8 @@ def play(text: str) -> str:
         for request, answers in exchanges(sections):
             script = redcap.script = Script(answers)
             response = ask(port, to_wire(names.restore(request.text)), script.begun)
-            assert len(script.forms) == len(answers), f"REDCap was asked {len(script.forms)} times; {len(answers)} told"
+            asked = f"REDCap was asked {len(script.forms)} times, and was to be asked {len(answers)} times:\n{response}"
+            assert len(script.forms) == len(answers), asked
             played.append(request)
             for form, answer in zip(script.forms, answers, strict=True):
                 played += [Section(FORM, show_form(*form, names)), answer]
