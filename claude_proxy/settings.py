@@ -523,7 +523,13 @@ TABLE: tuple[Setting, ...] = (
         "model thinks, before the answer begins: that is what UPSTREAM_TIMEOUT limits.",
         _seconds(0.1, 3600),
     ),
-    Setting("UPSTREAM_TIMEOUT", "600", "Seconds for one whole call to REDCap.", _seconds(1, 7200)),
+    Setting(
+        "UPSTREAM_TIMEOUT",
+        "600",
+        "Seconds for one whole call to REDCap. The wait for a turn (MAX_CALLS) has as long before it, and all further "
+        "calls for the same reply together as long after it.",
+        _seconds(1, 7200),
+    ),
     Setting(
         "STREAM_DELAY",
         "15",

@@ -16,7 +16,10 @@ import pytest
 from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
 from test_nginx import AROUND, find_nginx
 
+from claude_proxy.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent
+REDCAP = "https://redcap.example.edu/api/"
 DEPLOY = ROOT / "deploy"
 COMPOSE = (ROOT / "docker-compose.yml", DEPLOY / "compose.replicas.yml")
 PATIENCE = 60
@@ -69,6 +72,13 @@ def test_the_grace_of_all_of_them_is_longer_than_the_proxys() -> None:
     for path, pattern in patterns:
         (seconds,) = re.findall(pattern, path.read_text(encoding="utf-8"))
         assert int(seconds) >= 30 + 5, path.name
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx-replicas.conf", "Caddyfile"])
+def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
+    """A turn is waited for, a call made, and the reply's further calls: each may take UPSTREAM_TIMEOUT."""
+    found = re.findall(r"(?:proxy_read|response_header)_timeout (\d+)s", (DEPLOY / name).read_text(encoding="utf-8"))
+    assert [int(seconds) > 3 * Settings(REDCAP).upstream_timeout for seconds in found] == [True]
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------
