@@ -31,7 +31,10 @@ from claude_proxy.shell.scripted_model import scripted_model
 from claude_proxy.shell.simulator import CannedResponse
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PATIENCE = 60
 
 
@@ -154,6 +157,10 @@ NOT_RUN: Mapping[str, str] = {
     "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3": "needs Docker",
     "kubectl apply -f deploy/kubernetes.yaml": "needs a cluster",
     "python3 scripts/check.py": "runs these tests",
+    "python3 scripts/check.py --fast": "runs some of these tests",
+    "docker build -t claude-proxy:0.1.0 .": "needs Docker",
+    "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)": "needs the history",
+    "git tag -a v0.1.0 -m 'claude-proxy 0.1.0'": "needs the history",
     "python3 -m pip wheel --no-deps --wheel-dir dist .": "fetches the builder; see test_distribution.py",
     "python3 -m pip install dist/redcap_claude_proxy-*.whl": "installs here; see test_distribution.py",
     "pipx install dist/redcap_claude_proxy-*.whl": "needs pipx",
