@@ -1,4 +1,4 @@
-"""The files in deploy/, held against the programs and the schemas that they are for, as far as these are at hand."""
+"""The files in deploy/ and .github/, held against the programs and schemas they are for, as far as these are at hand."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, m
 from test_nginx import AROUND, find_nginx
 
 from claude_proxy.settings import Settings
+from claude_proxy.shell import connections
 
 ROOT = Path(__file__).resolve().parent.parent
 REDCAP = "https://redcap.example.edu/api/"
@@ -71,7 +72,9 @@ def test_the_grace_of_all_of_them_is_longer_than_the_proxys() -> None:
     patterns += [(compose, r"stop_grace_period: (\d+)s") for compose in COMPOSE]
     for path, pattern in patterns:
         (seconds,) = re.findall(pattern, path.read_text(encoding="utf-8"))
-        assert int(seconds) >= 30 + 5, path.name
+        before = re.findall(r"time\.sleep\((\d+)\)", path.read_text(encoding="utf-8"))  # what Kubernetes' preStop takes
+        needed = Settings(REDCAP).shutdown_grace + connections._FAREWELL_SECONDS + sum(map(int, before))
+        assert int(seconds) >= needed, path.name
 
 
 @pytest.mark.parametrize("name", ["nginx.conf", "nginx-replicas.conf", "Caddyfile"])
@@ -96,6 +99,38 @@ def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = re.findall(r"^kind: (\w+)$", (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(kinds) == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+FORGE = ROOT / ".github"
+FORGE_FILES = [
+    ("vendor.github-workflows", "workflows/check.yml"),
+    ("custom.github-workflows-require-timeout", "workflows/check.yml"),
+    ("vendor.github-issue-forms", "ISSUE_TEMPLATE/bug_report.yml"),
+    ("vendor.github-issue-forms", "ISSUE_TEMPLATE/feature_request.yml"),
+    ("vendor.github-issue-config", "ISSUE_TEMPLATE/config.yml"),
+]
+
+
+@pytest.mark.parametrize(("schema", "name"), FORGE_FILES, ids=[f"{name}: {schema}" for schema, name in FORGE_FILES])
+def test_the_forges_files_are_as_their_schemas_say(schema: str, name: str) -> None:
+    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, FORGE / name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_issue_form_is_checked() -> None:
+    forms = {path.relative_to(FORGE).as_posix() for path in (FORGE / "ISSUE_TEMPLATE").iterdir()}
+    assert forms == {name for _, name in FORGE_FILES if name.startswith("ISSUE_TEMPLATE/")}
+
+
+def test_the_forge_runs_what_ci_runs_on_every_python_that_is_claimed() -> None:
+    text = (FORGE / "workflows" / "check.yml").read_text(encoding="utf-8")
+    (versions,) = re.findall(r"python: \[(.+)\]$", text, re.MULTILINE)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r"[\d.]+", versions) == re.findall(r"Python :: (3\.\d+)\"", project)
+    assert re.findall(r"- run: (.+)$", text, re.MULTILINE) == ["bash .ci/run"]
+    assert (ROOT / ".ci" / "run").is_file()
+    (permissions,) = re.findall(r"^permissions:\n((?: .+\n)+)", text, re.MULTILINE)
+    assert permissions.split() == ["contents:", "read"]
 
 
 # --- nginx before replicas --------------------------------------------------------------------------------------------
