@@ -1,4 +1,4 @@
-"""The files in deploy/ and .github/, held against the programs and schemas they are for, as far as these are at hand."""
+"""The files in deploy/ and .github/, held against the programs and schemas they are for, where these are at hand."""
 
 from __future__ import annotations
 
