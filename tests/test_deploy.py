@@ -77,6 +77,16 @@ def test_the_grace_of_all_of_them_is_longer_than_the_proxys() -> None:
         assert int(seconds) >= needed, path.name
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("claude-proxy.service", r"MemoryMax=(\d+)G"), ("kubernetes.yaml", r"limits: .*memory: (\d+)Gi")],
+)
+def test_there_is_memory_for_all_bodies(name: str, pattern: str) -> None:
+    (gigabytes,) = re.findall(pattern, (DEPLOY / name).read_text(encoding="utf-8"))
+    settings = Settings(REDCAP)
+    assert int(gigabytes) * 1024 >= 5 * settings.max_bodies_mb + settings.cache_mb + 100
+
+
 @pytest.mark.parametrize("name", ["nginx.conf", "nginx-replicas.conf", "Caddyfile"])
 def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
     """A turn is waited for, a call made, and the reply's further calls: each may take UPSTREAM_TIMEOUT."""
