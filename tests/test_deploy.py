@@ -121,6 +121,7 @@ FORGE_FILES = [
 ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("schema", "name"), FORGE_FILES, ids=[f"{name}: {schema}" for schema, name in FORGE_FILES])
 def test_the_forges_files_are_as_their_schemas_say(schema: str, name: str) -> None:
     done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, FORGE / name)

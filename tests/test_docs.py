@@ -104,6 +104,7 @@ def test_every_promise_is_held_by_tests_that_exist() -> None:
     assert len(promises()) > 60
 
 
+@pytest.mark.e2e
 def test_every_row_has_its_cases() -> None:
     counted = {
         promise: (tests, int(found[1]))

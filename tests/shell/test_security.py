@@ -297,10 +297,10 @@ SIZES: dict[str, tuple[bytes, int]] = {
     # a body, and how many times its size it may take to read it
     "one text": (conversation("Yes?", "NUMBER " * 50_000, 1), 8),
     "texts of 2 kB": (conversation("NUMBER lorem ipsum " * 100, "NUMBER lorem ipsum " * 100, 100), 8),
-    "tiny messages": (conversation("NUMBER", "NUMBER", 3000), 25),
-    "tiny blocks": (conversation("NUMBER", [{"type": "text", "text": "NUMBER"}] * 20, 200), 25),
-    "tiny calls": (conversation(calling({}), RESULT, 1500), 25),
-    "calls with many values": (conversation(calling({"a": [1, 2, {"a": []}] * 50}), RESULT, 250), 25),
+    "tiny messages": (conversation("NUMBER", "NUMBER", 1000), 25),
+    "tiny blocks": (conversation("NUMBER", [{"type": "text", "text": "NUMBER"}] * 20, 100), 25),
+    "tiny calls": (conversation(calling({}), RESULT, 500), 25),
+    "calls with many values": (conversation(calling({"a": [1, 2, {"a": []}] * 50}), RESULT, 80), 25),
 }
 
 
