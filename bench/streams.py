@@ -7,7 +7,7 @@
 
 The pretend REDCap, the proxy (started as users start it) and the clients are processes of their own.
 All streams are opened as fast as the proxy takes them; each must end with the model's answer. Memory is the proxy's
-resident set, measured ten times a second; `--size` is that of one request's body in KB.
+resident set, measured ten times a second; `--size` is that of one request's body in KB, which `--messages` divides.
 """
 
 from __future__ import annotations
@@ -51,11 +51,15 @@ def serve_simulator(delay: float) -> None:
         time.sleep(3600)
 
 
-def request_body(number: int, size: int) -> bytes:
+def request_body(number: int, size: int, messages: int) -> bytes:
     """A request of so many KB that is like no other: each stream is another conversation."""
+    around = len(json.dumps({"role": "assistant", "content": ""})) + 2
+    length = max(1, size * KB // messages - around)
     question = f"Patient {number}: is it better? "
-    message = {"role": "user", "content": question * (size * KB // len(question))}
-    return json.dumps({"model": "gpt-4.1", "max_tokens": 100, "stream": True, "messages": [message]}).encode()
+    texts = (f"{each} {question * (length // len(question) + 1)}"[:length] for each in range(messages))
+    roles = ("user", "assistant")
+    conversation = [{"role": roles[place % 2], "content": text} for place, text in enumerate(texts)]
+    return json.dumps({"model": "gpt-4.1", "max_tokens": 100, "stream": True, "messages": conversation}).encode()
 
 
 async def hold(port: int, body: bytes, verdicts: Counter[str], first_bytes: list[float]) -> None:
@@ -119,6 +123,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1000, metavar="N", help="streams at once (1000)")
     parser.add_argument("--delay", type=float, default=20.0, metavar="S", help="seconds the model takes (20)")
     parser.add_argument("--size", type=int, default=2, metavar="KB", help="size of a request's body (2)")
+    parser.add_argument("--messages", type=int, default=1, metavar="N", help="messages in each body, an odd number (1)")
     parser.add_argument(
         "--calls", type=int, metavar="N", help="MAX_CALLS: calls to REDCap at once (as many as streams)"
     )
@@ -128,7 +133,7 @@ def main() -> int:
         serve_simulator(options.delay)
         return 0
     raise_file_limit()
-    bodies = [request_body(number, options.size) for number in range(options.streams)]
+    bodies = [request_body(number, options.size, options.messages) for number in range(options.streams)]
     calls = options.calls or options.streams
     with tempfile.TemporaryDirectory() as folder:
         env = {"PATH": os.environ["PATH"], "LISTEN_PORT": "0", "LOG_LEVEL": "error"}
@@ -147,7 +152,9 @@ def main() -> int:
         finally:
             proxy.terminate()
             simulator.kill()
-    print(f"{options.streams} streams of {options.size} KB; a model that takes {options.delay:g} s, {calls} at once")
+    sent = sum(map(len, bodies)) / KB**2
+    print(f"{options.streams} streams of {options.size} KB, {sent:.0f} MB together")
+    print(f"  a model that takes {options.delay:g} s, {calls} at once")
     for verdict, count in verdicts.most_common():
         print(f"  {verdict}: {count}")
     print(f"  time: {seconds:.1f} s; slowest first byte: {max(first_bytes):.1f} s")

@@ -24,7 +24,12 @@ STAGED, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 VENV = ROOT / ".venv-docs"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 REQUIREMENTS = ROOT / "docs" / "requirements.txt"
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCED = re.compile(r"^(```.*?^```|~~~.*?^~~~)", re.DOTALL | re.MULTILINE)

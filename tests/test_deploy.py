@@ -1,4 +1,4 @@
-"""The files in deploy/, held against the programs and the schemas that they are for, as far as these are at hand."""
+"""The files in deploy/ and .github/, held against the programs and schemas they are for, where these are at hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ import pytest
 from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
 from test_nginx import AROUND, find_nginx
 
+from claude_proxy.settings.table import Settings
+from claude_proxy.shell.server import connections
+
 ROOT = Path(__file__).resolve().parent.parent
+REDCAP = "https://redcap.example.edu/api/"
 DEPLOY = ROOT / "deploy"
 COMPOSE = (ROOT / "docker-compose.yml", DEPLOY / "compose.replicas.yml")
 PATIENCE = 60
@@ -68,7 +72,26 @@ def test_the_grace_of_all_of_them_is_longer_than_the_proxys() -> None:
     patterns += [(compose, r"stop_grace_period: (\d+)s") for compose in COMPOSE]
     for path, pattern in patterns:
         (seconds,) = re.findall(pattern, path.read_text(encoding="utf-8"))
-        assert int(seconds) >= 30 + 5, path.name
+        before = re.findall(r"time\.sleep\((\d+)\)", path.read_text(encoding="utf-8"))  # what Kubernetes' preStop takes
+        needed = Settings(REDCAP).shutdown_grace + connections._FAREWELL_SECONDS + sum(map(int, before))
+        assert int(seconds) >= needed, path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("claude-proxy.service", r"MemoryMax=(\d+)G"), ("kubernetes.yaml", r"limits: .*memory: (\d+)Gi")],
+)
+def test_there_is_memory_for_all_bodies(name: str, pattern: str) -> None:
+    (gigabytes,) = re.findall(pattern, (DEPLOY / name).read_text(encoding="utf-8"))
+    settings = Settings(REDCAP)
+    assert int(gigabytes) * 1024 >= 5 * settings.max_bodies_mb + settings.cache_mb + 100
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx-replicas.conf", "Caddyfile"])
+def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
+    """A turn is waited for, a call made, and the reply's further calls: each may take UPSTREAM_TIMEOUT."""
+    found = re.findall(r"(?:proxy_read|response_header)_timeout (\d+)s", (DEPLOY / name).read_text(encoding="utf-8"))
+    assert [int(seconds) > 3 * Settings(REDCAP).upstream_timeout for seconds in found] == [True]
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------
@@ -86,6 +109,39 @@ def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = re.findall(r"^kind: (\w+)$", (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(kinds) == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+
+
+FORGE = ROOT / ".github"
+FORGE_FILES = [
+    ("vendor.github-workflows", "workflows/check.yml"),
+    ("custom.github-workflows-require-timeout", "workflows/check.yml"),
+    ("vendor.github-issue-forms", "ISSUE_TEMPLATE/bug_report.yml"),
+    ("vendor.github-issue-forms", "ISSUE_TEMPLATE/feature_request.yml"),
+    ("vendor.github-issue-config", "ISSUE_TEMPLATE/config.yml"),
+]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("schema", "name"), FORGE_FILES, ids=[f"{name}: {schema}" for schema, name in FORGE_FILES])
+def test_the_forges_files_are_as_their_schemas_say(schema: str, name: str) -> None:
+    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, FORGE / name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_issue_form_is_checked() -> None:
+    forms = {path.relative_to(FORGE).as_posix() for path in (FORGE / "ISSUE_TEMPLATE").iterdir()}
+    assert forms == {name for _, name in FORGE_FILES if name.startswith("ISSUE_TEMPLATE/")}
+
+
+def test_the_forge_runs_what_ci_runs_on_every_python_that_is_claimed() -> None:
+    text = (FORGE / "workflows" / "check.yml").read_text(encoding="utf-8")
+    (versions,) = re.findall(r"python: \[(.+)\]$", text, re.MULTILINE)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r"[\d.]+", versions) == re.findall(r"Python :: (3\.\d+)\"", project)
+    assert re.findall(r"- run: (.+)$", text, re.MULTILINE) == ["bash .ci/run"]
+    assert (ROOT / ".ci" / "run").is_file()
+    (permissions,) = re.findall(r"^permissions:\n((?: .+\n)+)", text, re.MULTILINE)
+    assert permissions.split() == ["contents:", "read"]
 
 
 # --- nginx before replicas --------------------------------------------------------------------------------------------

@@ -253,3 +253,15 @@ def test_the_versions_that_are_promised() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     (version,) = re.findall(r"FROM python:(3\.\d+)-slim", dockerfile)
     assert f"Programming Language :: Python :: {version}" in project["classifiers"]
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    places = {
+        "deploy/kubernetes.yaml": r"image: \S+/claude-proxy:(\S+)",
+        "docs/install.md": r"redcap_claude_proxy-([\d.]+)-py3",
+        "CONTRIBUTING.md": r"claude-proxy:(\S+) \.|tag -a v(\S+)",
+        "CHANGELOG.md": r"\A# Changelog\n\n## ([\d.]+),",
+    }
+    for path, pattern in places.items():
+        found = re.finditer(pattern, (ROOT / path).read_text(encoding="utf-8"))
+        assert {match[match.lastindex or 0] for match in found} == {__version__}, path

@@ -31,7 +31,10 @@ from claude_proxy.demo.simulator import CannedResponse
 from claude_proxy.settings.table import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PATIENCE = 60
 
 
@@ -69,6 +72,61 @@ def test_the_site_is_built_strictly() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+# --- promises ---------------------------------------------------------------------------------------------------------
+
+RELIABILITY = ROOT / "docs" / "reliability.md"
+
+
+def promises() -> list[tuple[str, list[str], str]]:
+    """The rows of docs/reliability.md: the promise, the tests that hold it, what was measured."""
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", RELIABILITY.read_text(encoding="utf-8"), re.MULTILINE)
+    return [
+        (promise, re.findall(r"`([\w/]+\.py::\w+)`", tests), measured)
+        for promise, tests, measured in rows
+        if promise not in {"promise", "---"}
+    ]
+
+
+def functions(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_promise_is_held_by_tests_that_exist() -> None:
+    lost = [
+        test
+        for _, tests, _ in promises()
+        for test in tests
+        for path, _, name in [test.partition("::")]
+        if name not in functions(ROOT / "tests" / path)
+    ]
+    assert lost == []
+    assert [promise for promise, tests, measured in promises() if not tests and measured == "—"] == []
+    assert len(promises()) > 60
+
+
+@pytest.mark.e2e
+def test_every_row_has_its_cases() -> None:
+    counted = {
+        promise: (tests, int(found[1]))
+        for promise, tests, measured in promises()
+        if (found := re.match(r"(\d+) cases", measured))
+    }
+    names = sorted({f"tests/{test}" for tests, _ in counted.values() for test in tests})
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-n", "0", *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = [line.partition("[")[0].removeprefix("tests/") for line in done.stdout.splitlines()]
+    assert counted
+    for promise, (tests, said) in counted.items():
+        assert sum(there.count(test) for test in tests) >= said, promise
+
+
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +158,10 @@ NOT_RUN: Mapping[str, str] = {
     "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3": "needs Docker",
     "kubectl apply -f deploy/kubernetes.yaml": "needs a cluster",
     "python3 scripts/check.py": "runs these tests",
+    "python3 scripts/check.py --fast": "runs some of these tests",
+    "docker build -t claude-proxy:0.1.0 .": "needs Docker",
+    "export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)": "needs the history",
+    "git tag -a v0.1.0 -m 'claude-proxy 0.1.0'": "needs the history",
     "python3 -m pip wheel --no-deps --wheel-dir dist .": "fetches the builder; see test_distribution.py",
     "python3 -m pip install dist/redcap_claude_proxy-*.whl": "installs here; see test_distribution.py",
     "pipx install dist/redcap_claude_proxy-*.whl": "needs pipx",

@@ -195,7 +195,12 @@ class Settings:
         "Seconds for each silence of REDCap while it takes a request or sends an answer. It does not hold while the "
         "model thinks, before the answer begins: that is what UPSTREAM_TIMEOUT limits.",
     )
-    upstream_timeout: float = _setting(seconds(1, 7200), "600", "Seconds for one whole call to REDCap.")
+    upstream_timeout: float = _setting(
+        seconds(1, 7200),
+        "600",
+        "Seconds for one whole call to REDCap. The wait for a turn (MAX_CALLS) has as long before it, and all further "
+        "calls for the same reply together as long after it.",
+    )
     stream_delay: float = _setting(
         seconds(0, 240),
         "15",

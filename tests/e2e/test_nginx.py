@@ -173,3 +173,10 @@ def test_a_client_that_goes_away_is_noticed_through_nginx(redcap: Redcap, soon: 
     wire.close()
     soon.journal_line("error=ClientGone")
     gate.open()
+
+
+def test_visitors_of_nginx_are_no_users_of_this_machine(nginx: Nginx) -> None:
+    for path, status in {"/": 401, "/metrics": 404, "/status/events": 404}.items():
+        with nginx.connect() as wire:
+            wire.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n".encode())
+            assert wire.read_response().status == status, path

@@ -26,10 +26,13 @@ from claude_proxy.core.messages.content import Text, Tool, ToolUse
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.reply.read import Reply, read_reply
 from claude_proxy.errors import InvalidRequest, ProxyOverloaded, RequestTimeout
+from claude_proxy.settings.table import Settings
+from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.connections import Budget
 from claude_proxy.shell.server.http_body import read_body, unpack
 from claude_proxy.shell.server.http_head import RequestHead
 from claude_proxy.shell.server.incoming import Incoming
+from claude_proxy.shell.upstream.client import Upstream
 
 MB = 1024**2
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -274,6 +277,41 @@ def test_a_body_in_tiny_chunks_takes_no_more_than_in_one() -> None:
         incoming.allow(PATIENCE)
         threading.Thread(target=theirs.sendall, args=(data,), daemon=True).start()
         assert len(read_body(incoming, head, max_bytes=MB)) == 200_000
+
+
+def conversation(said: Any, answered: Any, times: int) -> bytes:
+    """The assistant says, the user answers, again and again, with a number in each."""
+    turn = json.dumps([{"role": "assistant", "content": said}, {"role": "user", "content": answered}])[1:-1]
+    messages = ",".join(turn.replace("NUMBER", str(number)) for number in range(times))
+    return b'{"model":"gpt-4.1","max_tokens":1,"messages":[' + messages.encode() + b"]}"
+
+
+RESULT = [{"type": "tool_result", "tool_use_id": "tNUMBER", "content": "x"}]
+
+
+def calling(arguments: Any) -> list[dict[str, Any]]:
+    return [{"type": "tool_use", "id": "tNUMBER", "name": "B", "input": arguments}]
+
+
+SIZES: dict[str, tuple[bytes, int]] = {
+    # a body, and how many times its size it may take to read it
+    "one text": (conversation("Yes?", "NUMBER " * 50_000, 1), 8),
+    "texts of 2 kB": (conversation("NUMBER lorem ipsum " * 100, "NUMBER lorem ipsum " * 100, 100), 8),
+    "tiny messages": (conversation("NUMBER", "NUMBER", 1000), 25),
+    "tiny blocks": (conversation("NUMBER", [{"type": "text", "text": "NUMBER"}] * 20, 100), 25),
+    "tiny calls": (conversation(calling({}), RESULT, 500), 25),
+    "calls with many values": (conversation(calling({"a": [1, 2, {"a": []}] * 50}), RESULT, 80), 25),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_reading_a_body_takes_at_most_so_many_times_its_size(case: str) -> None:
+    """What deploy/ allows the process goes by these figures."""
+    body, most = SIZES[case]
+    settings = Settings("http://127.0.0.1:1/api/", cache_mb=0)
+    exchange = Exchange(settings, Upstream.from_settings(settings))
+    with little_memory(most * len(body)):
+        exchange.prepare(exchange.read(body, json_node.Rules()))
 
 
 @pytest.mark.parametrize("head", [b"x: " + b"y" * 10 * MB, b"x: y\r\n" * MB, b"y" * 10 * MB], ids=["long", "many", "1"])

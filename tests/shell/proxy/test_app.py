@@ -40,11 +40,12 @@ def test_probes_need_no_credential(proxy: Proxy, path: str) -> None:
     assert response.headers["content-length"] == "0"
 
 
-def test_health_needs_no_credential(proxy: Proxy) -> None:
+def test_health_needs_no_credential_and_does_not_ask_redcap(redcap: Redcap, proxy: Proxy) -> None:
     response = proxy.get("/health", headers={})
     assert (response.status, response.json) == (200, {"status": "ok", "version": __version__})
     assert response.headers["content-type"] == "application/json"
     assert proxy.ask("HEAD", "/health", headers={}).status == 200
+    assert not redcap.requests
 
 
 NO_PATHS = {

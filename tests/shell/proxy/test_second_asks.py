@@ -11,6 +11,7 @@ from conftest import PROMPT, Proxy, Redcap, StartProxy
 
 from claude_proxy.core.prompt.armour import armour
 from claude_proxy.demo.simulator import ModelReply, ModelRequest
+from claude_proxy.shell.wait.waiter import Waiter
 
 WRITE = {
     "name": "Write",
@@ -140,6 +141,23 @@ def test_the_journal_counts_continuations(redcap: Redcap, proxy: Proxy) -> None:
     redcap.let_answer(obedient(armour(written(evil_text(60_000)))))
     proxy.post(WITH_TOOLS)
     assert f"continuations={len(redcap.asked) - 1}" in proxy.journal_line("POST /v1/messages")
+
+
+def test_the_first_call_has_its_time_and_all_further_ones_have_as_much_together(
+    redcap: Redcap, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed: list[float] = []
+    renew = Waiter.renew
+
+    def noted(waiter: Waiter, limit: float) -> None:
+        renewed.append(limit)
+        renew(waiter, limit)
+
+    monkeypatch.setattr(Waiter, "renew", noted)
+    redcap.let_answer(obedient(armour(written(evil_text(60_000)))))
+    start_proxy(upstream_timeout=77.0).post(WITH_TOOLS)
+    assert len(redcap.asked) > 2
+    assert renewed == [77.0, 77.0]
 
 
 def test_prose_that_was_cut_off_is_continued(redcap: Redcap, proxy: Proxy) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE, Gate, Redcap, StartProxy, eventually
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded
 from claude_proxy.shell.upstream.call_queue import Turns
@@ -149,6 +150,20 @@ def test_a_turn_that_comes_as_its_owner_leaves_is_passed_on() -> None:
         near.close()
     with turns.take("a", Waiter(limit=0, tick=lambda _: math.inf)):
         assert turns.waiting == 0
+
+
+def test_requests_beyond_both_bounds_are_told_to_try_again(redcap: Redcap, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(max_calls=1, max_waiting=1, stream_delay=60.0)
+    gate = Gate("First.")
+    redcap.queue(gate, "Second.")
+    with proxy.stream() as first:
+        assert gate.reached.wait(PATIENCE)
+        with proxy.stream() as second:
+            eventually(lambda: b"claude_proxy_requests_waiting 1" in proxy.get("/metrics").body)
+            assert proxy.post().error[:2] == (529, "overloaded_error")
+            gate.open()
+            texts = [wire.read_response().message["content"][0]["text"] for wire in (first, second)]
+    assert texts == ["First.", "Second."]
 
 
 # --- bounds that change -----------------------------------------------------------------------------------------------
