@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import workload
 
 from claude_proxy.core.aliases import mapping, tokens
-from claude_proxy.core.calls.notation import Vocabulary
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Usage

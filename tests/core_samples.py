@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from claude_proxy.core.aliases.mapping import describe_alias
-from claude_proxy.core.calls.notation import Call, CallWriter
+from claude_proxy.core.calls.call import Call
+from claude_proxy.core.calls.writer import CallWriter
 from claude_proxy.core.messages.content import Request, Tool
 from claude_proxy.core.messages.json_node import NEW_VERSION, Rules
 from claude_proxy.core.messages.request import parse_request

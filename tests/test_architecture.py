@@ -284,7 +284,7 @@ def test_a_breach_is_found(module: str, source: str, rule: str) -> None:
 KEPT = [
     (
         "core.reply.read",
-        "from claude_proxy.core.calls import notation, tags\nfrom claude_proxy.core.messages.content import Text",
+        "from claude_proxy.core.calls import reader, tags\nfrom claude_proxy.core.messages.content import Text",
     ),
     ("core.reply.read", "import json, re\nfrom collections.abc import Mapping\nfrom urllib.parse import urlsplit"),
     ("shell.proxy.app", "import http.server, time, threading\nfrom claude_proxy import __version__"),

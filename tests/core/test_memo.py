@@ -19,7 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 import workload
 
 from claude_proxy.core.aliases import mapping, tokens
-from claude_proxy.core.calls.notation import Call, CallWriter
+from claude_proxy.core.calls.call import Call
+from claude_proxy.core.calls.writer import CallWriter
 from claude_proxy.core.memo import Memo, digest, fingerprint
 from claude_proxy.core.messages.content import Tool
 from claude_proxy.core.messages.json_node import Rules

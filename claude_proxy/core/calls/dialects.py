@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from claude_proxy.core.calls import loose_json
-from claude_proxy.core.calls.notation import Call, CallBlock
+from claude_proxy.core.calls.call import Call, CallBlock
 from claude_proxy.core.expressions import expression
 
 

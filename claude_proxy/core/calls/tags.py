@@ -1,4 +1,4 @@
-"""The tags of the notation, as models write them: whatever may be meant for one, and what it does.
+"""The tags of the canonical notation, as models write them: whatever may be meant for one, and what it does.
 
 In upper case, with a namespace before the name, single quotes or none, blanks in odd places, a bracket missing; a
 parameter's or a tool's own name in place of the notation's. What a tag means where it stands is not decided here.
@@ -7,11 +7,15 @@ parameter's or a tool's own name in place of the notation's. What a tag means wh
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum, auto
 from typing import NamedTuple
 
 from claude_proxy.core.expressions import expression
+
+BLOCK_TAG = "<function_calls>"
+
+_MAX_INDENT = 200  # characters
 
 # What can stand around a tag's own name: a namespace such as `antml:`, or DeepSeek's `｜DSML｜`.
 _NAMESPACE = r"(?:[\w.-]{1,40}:|[|｜]\s*[^|｜<>\s]{1,20}\s*[|｜]\s*)?"
@@ -43,6 +47,12 @@ class Kind(StrEnum):
     END = auto()  # the end of the text
 
 
+# Tuples, because looking a member of an enumeration up in a set is slow.
+BEGINS_PARAMETER = (Kind.OPEN_PARAMETER, Kind.OPEN_ELEMENT, Kind.GROUP)
+ENDS_INVOKE = (Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.OPEN_INVOKE, Kind.END)
+BEHIND_VALUE = (*BEGINS_PARAMETER, *ENDS_INVOKE)
+
+
 class Tag(NamedTuple):
     """A tag, where it stands, what it does, and the name that it gives or is."""
 
@@ -52,6 +62,35 @@ class Tag(NamedTuple):
     name: str = ""
     encoded: bool = False
     attributes: tuple[tuple[str, str], ...] = ()  # all but the name
+
+
+class TaggedText:
+    """A text, its tags in their order, and what stands directly behind each of them, but for white space."""
+
+    def __init__(self, text: str, tags: Sequence[Tag]) -> None:
+        self.text = text
+        self.tags = tags
+        self.following = [self._following(index) for index in range(len(tags))]
+
+    def _following(self, index: int) -> Kind:
+        last = index + 1 == len(self.tags)
+        end = len(self.text) if last else self.tags[index + 1].start
+        if self.text[self.tags[index].end : end].strip():
+            return Kind.TEXT
+        return Kind.END if last else self.tags[index + 1].kind
+
+    def kind(self, index: int) -> Kind:
+        """What the tag at an index does; behind the last one the text ends."""
+        return self.tags[index].kind if index < len(self.tags) else Kind.END
+
+    def starts_line(self, tag: Tag) -> bool:
+        """Whether nothing but white space stands before a tag on its line."""
+        return not self.text[self.start_of_line(tag) : tag.start].strip()
+
+    def start_of_line(self, tag: Tag) -> int:
+        """Where the line of a tag begins, looked for no further than any indentation goes."""
+        furthest = max(0, tag.start - _MAX_INDENT)
+        return max(self.text.rfind("\n", furthest, tag.start) + 1, furthest)
 
 
 # What looks like a tag: of the notation, with its `<` or at the start of a line without; or of any short name, which

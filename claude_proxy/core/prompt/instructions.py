@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from claude_proxy.core.calls.notation import Call, CallWriter
+from claude_proxy.core.calls.call import Call
+from claude_proxy.core.calls.writer import CallWriter
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
 from claude_proxy.core.json_text import to_json

@@ -18,7 +18,8 @@ from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from claude_proxy.core.aliases.mapping import Alias
-from claude_proxy.core.calls import notation
+from claude_proxy.core.calls.call import Call
+from claude_proxy.core.calls.writer import CallWriter
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import (
     Block,
@@ -216,7 +217,7 @@ class _Renderer:
 
     def __init__(self, tools: tuple[Tool, ...], alias: Alias, memo: Memo, *, armoured: bool) -> None:
         self.tools = {tool.name: tool for tool in tools}
-        self.writer = memo.content("writer", lambda: notation.CallWriter(self.tools, memo), of=tools)
+        self.writer = memo.content("writer", lambda: CallWriter(self.tools, memo), of=tools)
         self.alias = alias
         self.shown = {tool.name for tool in tools if not tool.defer_loading}
         self.calls: dict[str, tuple[int, str]] = {}  # tool_use id -> the call's position and the tool's name
@@ -252,7 +253,7 @@ class _Renderer:
         texts: list[list[Part]] = []
         for is_call, run in groupby(message.content, key=lambda block: isinstance(block, ToolUse)):
             if is_call:
-                calls = [notation.Call(block.name, block.input) for block in run if isinstance(block, ToolUse)]
+                calls = [Call(block.name, block.input) for block in run if isinstance(block, ToolUse)]
                 texts.append([self.writer.write(calls)])
             else:
                 texts += [self._plain(block) for block in run]

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from claude_proxy.core.aliases import tokens
 from claude_proxy.core.aliases.mapping import Alias
-from claude_proxy.core.calls.notation import Vocabulary
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.json_schema.validate import faults
 from claude_proxy.core.messages.content import (
     ContentBlock,

@@ -13,7 +13,7 @@ from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import Choice
 from claude_proxy.core.aliases.tokens import Correction
-from claude_proxy.core.calls.notation import vocabulary_of
+from claude_proxy.core.calls.vocabulary import vocabulary_of
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.messages.json_node import Rules

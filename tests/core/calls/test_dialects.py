@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.calls import dialects
+from claude_proxy.core.calls.call import Call
 from claude_proxy.core.calls.dialects import arguments_for, begins, read_calls
-from claude_proxy.core.calls.notation import Call
 from claude_proxy.core.messages.content import Text, Thinking, ToolUse
-from claude_proxy.core.reply import read as reply
 from claude_proxy.core.reply.read import Reply, read_reply
+from claude_proxy.core.reply.scan import Patience, find_parts
 
 OFFERED = by_name(WRITE, READ, BASH)
 LS = Call("Bash", {"command": "ls"})
@@ -302,12 +302,10 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize(("most", "calls"), [(2_000_000, 1), (500, 0)])
-def test_so_much_text_is_gone_through_in_vain_and_no_more(
-    monkeypatch: pytest.MonkeyPatch, most: int, calls: int
-) -> None:
-    monkeypatch.setattr(reply, "_MAX_TRIED", most)
+def test_so_much_text_is_gone_through_in_vain_and_no_more(most: int, calls: int) -> None:
     no_calls = '{"type":\n' * 5 + f'"{"x" * 500}"' + "}" * 5
-    assert read(f"{no_calls}\n{OBJECT}").calls == calls
+    found = find_parts(f"{no_calls}\n{OBJECT}", OFFERED, cut=False, patience=Patience(characters=most))
+    assert sum(len(block.calls) for block in found.blocks) == calls
 
 
 FOR_EVER = ["{", "[", '"', " ", "{}", "[]"]

@@ -30,7 +30,7 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.calls.notation import Call
+from claude_proxy.core.calls.call import Call
 from claude_proxy.core.messages.content import Tool, ToolUse
 from claude_proxy.core.prompt.armour import armour
 from claude_proxy.core.reply.read import read_reply

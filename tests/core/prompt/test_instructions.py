@@ -26,7 +26,7 @@ from core_samples import (
 )
 from hypothesis import given
 
-from claude_proxy.core.calls.notation import Call
+from claude_proxy.core.calls.call import Call
 from claude_proxy.core.messages.content import Tool, ToolUse
 from claude_proxy.core.prompt.instructions import describe_output, describe_tool, describe_tools, remind
 from claude_proxy.core.reply.read import read_reply

@@ -25,7 +25,8 @@ from core_samples import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.calls.notation import Call, Vocabulary
+from claude_proxy.core.calls.call import Call
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.messages.content import SIGNATURE, ContentBlock, Text, Thinking, ToolUse
 from claude_proxy.core.reply.read import Reply, read_reply
 

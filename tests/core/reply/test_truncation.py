@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from core_samples import BASH, WRITE, by_name, counter, write_calls
 
-from claude_proxy.core.calls.notation import Call
+from claude_proxy.core.calls.call import Call
 from claude_proxy.core.messages.content import ToolUse
 from claude_proxy.core.reply.read import read_reply
 

@@ -1,0 +1,32 @@
+"""A call as it stands in a text, and a stretch of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as it stands in a text: the tool's name and its arguments, not yet checked against the tool."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CallBlock:
+    """What was read from a stretch of calls.
+
+    Attributes:
+        calls: the complete calls in their order, by the names that the model used.
+        start: where the stretch starts in the text.
+        end: where it ends.
+        truncated: whether the text ends inside a call.
+    """
+
+    calls: tuple[Call, ...]
+    start: int
+    end: int
+    truncated: bool = False

@@ -1,0 +1,208 @@
+"""Where in a reply calls stand: a finder for the canonical notation, and one for all other dialects.
+
+A finder looks at a line and yields what its attempts to read calls there come to, until one succeeds. It keeps nothing
+in mind between lines; what the attempts add up to is kept by `scan`.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from claude_proxy.core.calls import dialects
+from claude_proxy.core.calls.arguments import fit_arguments, resolve_tool
+from claude_proxy.core.calls.call import Call, CallBlock
+from claude_proxy.core.calls.reader import Reader
+from claude_proxy.core.calls.tags import Kind
+from claude_proxy.core.json_schema.types import required
+from claude_proxy.core.messages.content import Tool
+from claude_proxy.core.reply import defects
+from claude_proxy.core.reply.inventions import RESULT_FOLLOWS
+from claude_proxy.core.reply.lines import Line
+from claude_proxy.core.reply.lookahead import Ahead, AheadOfAny
+from claude_proxy.core.reply.quoting import end_of_inline_code, in_inline_code
+
+_TAIL = re.compile(rf"\s*(?:\Z|{RESULT_FOLLOWS})")
+_TAIL_OF_FENCE = re.compile(rf"\s*(?:`{{3,}}|~{{3,}})?\s*(?:\Z|{RESULT_FOLLOWS})")
+_BLANKS = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What an attempt to read calls has come to.
+
+    Attributes:
+        block: the calls, if they count.
+        wasted: how many characters were read in vain; None where nothing was read.
+        refused: up to where calls have been read that do not count, so that nothing that stands in them does, either.
+        defect: what is wrong with a call that was plainly meant.
+    """
+
+    block: CallBlock | None = None
+    wasted: int | None = None
+    refused: int | None = None
+    defect: str | None = None
+
+
+class Finder(Protocol):
+    """Finds calls of one kind in a text."""
+
+    def next_opening(self, position: int) -> int:
+        """Where, from a position on, calls may begin next; the end of the text where they do not."""
+
+    def in_line(self, line: Line) -> Iterator[Attempt]:
+        """Try to read the calls that begin in a line of prose."""
+
+    def in_fence(self, line: Line) -> Iterator[Attempt]:
+        """Try to read the calls in the code fence that a line opens, if the fence is the whole tail of the reply."""
+
+
+class CanonicalFinder:
+    """Finds calls in the canonical notation."""
+
+    def __init__(self, text: str, tools: Mapping[str, Tool], reader: Reader) -> None:
+        self._text = text
+        self._tools = tools
+        self._reader = reader
+        self._starts = [reader.tags[opening].start for opening in reader.openings]
+        self._words_end = len(text.rstrip())
+
+    def next_opening(self, position: int) -> int:
+        """Where the next tag stands at which calls can begin."""
+        index = bisect_left(self._starts, position)
+        return self._starts[index] if index < len(self._starts) else len(self._text)
+
+    def in_line(self, line: Line) -> Iterator[Attempt]:
+        """At the start of the line; further on only what is whole, no inline code, and ends the reply."""
+        start = self.next_opening(line.start)
+        if start >= line.end:
+            return
+        mid_line = bool(self._text[line.start : start].strip())
+        if mid_line and in_inline_code(self._text, line.start, start):
+            yield Attempt(refused=end_of_inline_code(self._text, start))
+            return
+        opening = self._opening_at(start)
+        block = self._reader.read(opening)
+        ends_reply = not block.truncated and block.end >= self._words_end
+        if mid_line and not ends_reply:
+            refused = block.end if self._calls_at_once(opening) else None
+            yield Attempt(wasted=block.end - start, refused=refused)
+        else:
+            yield self._judge(block)
+
+    def in_fence(self, line: Line) -> Iterator[Attempt]:
+        """Directly behind the opening of the fence, and with nothing behind them."""
+        start = self.next_opening(line.end)
+        if start == len(self._text) or _behind_blanks(self._text, line.end) < start:
+            return
+        block = self._reader.read(self._opening_at(start))
+        tail = _TAIL_OF_FENCE.match(self._text, block.end)
+        if tail:
+            yield self._judge(replace(block, start=line.start, end=tail.end()))
+        else:
+            yield Attempt(wasted=block.end - block.start)
+
+    def _opening_at(self, start: int) -> int:
+        """The index of the tag that stands at a position."""
+        return self._reader.openings[bisect_left(self._starts, start)]
+
+    def _calls_at_once(self, opening: int) -> bool:
+        """Whether a call begins at a tag or directly behind it, so that the tag is more than mentioned."""
+        tags = self._reader.tags
+        if tags[opening].kind is not Kind.OPEN_BLOCK:
+            return True
+        following = tags[opening + 1] if opening + 1 < len(tags) else None
+        behind = _behind_blanks(self._text, tags[opening].end)
+        return following is not None and following.kind is Kind.OPEN_INVOKE and behind == following.start
+
+    def _judge(self, block: CallBlock) -> Attempt:
+        """Whether calls count that stand where calls do."""
+        unknown = next((call.name for call in block.calls if not resolve_tool(call.name, self._tools)), None)
+        if unknown:
+            defect = defects.unknown_tool(unknown, self._tools)
+            return Attempt(wasted=block.end - block.start, refused=block.end, defect=defect)
+        # Models end with their calls. Where a reply that was cut off goes on behind them, the tags that seem to end
+        # the last one may well stand in a value that the end of the reply cut off.
+        if self._reader.cut and not block.truncated and block.end < self._words_end:
+            block = replace(block, calls=block.calls[:-1], end=len(self._text), truncated=True)
+        return Attempt(block)
+
+
+class DialectFinder:
+    """Finds calls in all other dialects."""
+
+    def __init__(self, text: str, tools: Mapping[str, Tool]) -> None:
+        self._text = text
+        self._tools = tools
+        self._openings = Ahead(dialects.OPENING_OF_LINE, f"\n{text}")
+        self._tokens = AheadOfAny(dialects.SPECIAL_TOKENS, text)
+
+    def next_opening(self, position: int) -> int:
+        """Where a line begins with a dialect, or a special token stands."""
+        return min(self._openings.start(position), self._tokens.start(position))
+
+    def in_line(self, line: Line) -> Iterator[Attempt]:
+        """At the start of the line; what could be an ordinary object only if it ends the reply."""
+        starts_line = line.start == 0 or self._text[line.start - 1] == "\n"
+        if starts_line and self.next_opening(line.start) >= line.end:
+            return
+        start = min(_behind_blanks(self._text, line.start), line.end)
+        certain = dialects.begins(self._text, start, unmistakable=True)
+        if not certain:
+            start = next(self._special_tokens(line), start)
+        for attempt in self._attempts(start):
+            block = attempt.block
+            if not block or certain or block.truncated or _TAIL.match(self._text, block.end):
+                yield attempt
+
+    def _special_tokens(self, line: Line) -> Iterator[int]:
+        """Where in a line, outside inline code, a token stands that begins calls."""
+        inside, position = False, line.start
+        for token in dialects.ANY_SPECIAL_TOKEN.finditer(self._text, line.start, line.end):
+            inside ^= self._text.count("`", position, token.start()) % 2 == 1
+            position = token.start()
+            if not inside and dialects.begins(self._text, position, unmistakable=True):
+                yield position
+
+    def in_fence(self, line: Line) -> Iterator[Attempt]:
+        """Where the fence is the dialect's own, or stands around the calls."""
+        for start in (line.fence_start, line.end):
+            for attempt in self._attempts(start):
+                if not attempt.block:
+                    yield attempt
+                elif tail := _TAIL_OF_FENCE.match(self._text, attempt.block.end):
+                    yield Attempt(replace(attempt.block, start=line.start, end=tail.end()))
+
+    def _attempts(self, start: int) -> Iterator[Attempt]:
+        """The attempt to read calls at a position, if a dialect begins there."""
+        if not dialects.begins(self._text, start):
+            return
+        block = dialects.read_calls(self._text, start)
+        calls = [self._with_arguments(call) for call in block.calls] if block else []
+        fault = next((call for call in calls if isinstance(call, str)), None if block else defects.UNREADABLE)
+        if block and not fault:
+            yield Attempt(replace(block, calls=tuple(call for call in calls if isinstance(call, Call))))
+            return
+        wasted = (block.end if block else len(self._text)) - start
+        if dialects.begins(self._text, start, unmistakable=True):
+            yield Attempt(wasted=wasted, refused=block.end if block else start, defect=fault)
+        else:
+            yield Attempt(wasted=wasted)
+
+    def _with_arguments(self, call: Call) -> Call | str:
+        """The call, if it means one offered tool and brings what that requires; else what is wrong with it."""
+        tool = self._tools.get(resolve_tool(call.name, self._tools) or "")
+        if not tool:
+            return defects.unknown_tool(call.name, self._tools)
+        needed = required(tool.input_schema)
+        call = dialects.arguments_for(call, needed)
+        missing = needed - fit_arguments(call.arguments, tool).keys()
+        return defects.missing_arguments(tool, missing) if missing else call
+
+
+def _behind_blanks(text: str, position: int) -> int:
+    blanks = _BLANKS.match(text, position)
+    return blanks.end() if blanks else position
