@@ -14,8 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from claude_proxy.core.calls import loose_json
-from claude_proxy.core.json_schema import types as json_schema
-from claude_proxy.core.json_schema.types import Schema
+from claude_proxy.core.json_schema.types import Schema, items, properties, required, type_of, types
 from claude_proxy.core.messages.content import Tool
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -91,15 +90,15 @@ def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = T
     if not arguments:
         return {}
     schema = tool.input_schema
-    known = json_schema.properties(schema)
-    required = json_schema.required(schema)
+    known = properties(schema)
+    needed = required(schema)
     parameters = Parameters(known)
     fitted: dict[str, Any] = {}
     for name, value in arguments.items():
         meant = parameters.meant(name)
         meant = name if meant in arguments else meant
         of_value = known.get(meant, True)
-        if meant in required or not _says_nothing(value, of_value, schema):
+        if meant in needed or not _says_nothing(value, of_value, schema):
             fitted[meant] = fit(value, of_value, schema)
     if not decoded:
         fitted = _unescaped(fitted)
@@ -108,21 +107,21 @@ def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = T
 
 def _says_nothing(value: Any, schema: Schema, root: Schema) -> bool:
     if value is None:
-        return "null" not in json_schema.types(schema, root)
+        return "null" not in types(schema, root)
     nothing = isinstance(value, str) and value.strip().lower() in {"", "null", "none", "undefined"}
-    return nothing and not json_schema.types(schema, root) & {"string", "null"}
+    return nothing and not types(schema, root) & {"string", "null"}
 
 
 def fit(value: Any, schema: Schema, root: Schema) -> Any:
     """Bring one value, and what it holds, to the types of its schema."""
-    allowed = json_schema.types(schema, root)
-    if json_schema.type_of(value) not in allowed:
+    allowed = types(schema, root)
+    if type_of(value) not in allowed:
         value = _convert(value, allowed)
     if isinstance(value, dict):
-        known = json_schema.properties(schema, root)
+        known = properties(schema, root)
         return {key: fit(item, known.get(key, True), root) for key, item in value.items()}
     if isinstance(value, list):
-        of_items = json_schema.items(schema, root)
+        of_items = items(schema, root)
         return [fit(item, of_items, root) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() and "number" not in allowed else value
 
@@ -146,14 +145,14 @@ def _convert(value: Any, allowed: frozenset[str]) -> Any:
 def _from_string(text: str, allowed: frozenset[str]) -> Any:
     text = _without_fence(text)
     word = text.strip().lower()
-    if word in _WORDS and json_schema.type_of(_WORDS[word]) in allowed:
+    if word in _WORDS and type_of(_WORDS[word]) in allowed:
         return _WORDS[word]
     try:
         read = loose_json.read_value(text)
     except loose_json.Unreadable:
         read = loose_json.Value(None, 0, complete=False)
     whole = read.complete and not text[read.end :].strip()
-    if whole and json_schema.type_of(read.value) in allowed:
+    if whole and type_of(read.value) in allowed:
         return read.value
     if whole and isinstance(read.value, str) and read.value != text:
         return _from_string(read.value, allowed)  # in quotes that should not be there

@@ -8,7 +8,7 @@ Formats are those of the vendors' chat templates: Hermes and Qwen3 (`<tool_call>
 (`<function=f><parameter=k>`), GLM (`<arg_key>`), Llama 3 (`<|python_tag|>`, `<function=f>{}`, a bare object), Llama 4
 (a Python list of calls), Mistral (`[TOOL_CALLS]`), DeepSeek V3 to V3.1 and Kimi (special tokens), gpt-oss
 (channels), Gemini and Gemma (`tool_code`, `call:f{}`), objects as in OpenAI's and Anthropic's APIs, ReAct (`Action:`).
-DeepSeek V3.2's and MiniMax's tags, and those of the older Claude, are near enough to the notation for its own reader.
+DeepSeek V3.2's and MiniMax's tags, and the older Claude's, are near enough to the canonical notation for `reader`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from claude_proxy.core.calls import loose_json
 from claude_proxy.core.calls.call import Call, CallBlock
@@ -33,6 +33,14 @@ class _Read:
 
 
 _Reader: TypeAlias = Callable[[re.Match[str]], _Read | None]
+
+
+class Dialect(NamedTuple):
+    """How calls begin in a dialect, what reads them, and whether nothing else could begin so."""
+
+    opening: re.Pattern[str]
+    read: _Reader
+    unmistakable: bool
 
 
 def read_calls(text: str, start: int) -> CallBlock | None:
@@ -67,7 +75,7 @@ def begins(text: str, start: int, *, unmistakable: bool = False) -> bool:
 def _read_one(text: str, start: int, *, first: bool) -> _Read | None:
     if not begins(text, start):
         return None
-    for opening, reader, unmistakable in _DIALECTS:
+    for opening, reader, unmistakable in DIALECTS:
         if (first or unmistakable or reader in {_bare_json, _fenced_json}) and (match := opening.match(text, start)):
             try:
                 read = reader(match)
@@ -84,7 +92,7 @@ _NAME_KEYS = ("name", "tool", "tool_name", "function", "function_name", "recipie
 _ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "params", "action_input", "tool_input", "kwargs")
 # Tuples, because what stands in their place may be an object or a list, which no set takes.
 _TYPES_OF_CALLS = ("tool_use", "function_call")
-_TYPES_OF_WORDS = ("text", "thinking")
+_TYPES_OF_PROSE = ("text", "thinking")
 
 
 def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
@@ -96,7 +104,7 @@ def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
     """
     match value:
         case list():
-            calls = [_as_calls(item, certain=certain) for item in value if not _is_words(item)]
+            calls = [_as_calls(item, certain=certain) for item in value if not _is_prose(item)]
             return tuple(call for part in calls for call in part) if all(calls) else ()
         case {"tool_calls": list(items)}:
             return _as_calls(items, certain=True)
@@ -114,9 +122,9 @@ def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
             return ()
 
 
-def _is_words(item: Any) -> bool:
+def _is_prose(item: Any) -> bool:
     """Whether an item of a message's content is said or thought, not called."""
-    return isinstance(item, dict) and item.get("type") in _TYPES_OF_WORDS
+    return isinstance(item, dict) and item.get("type") in _TYPES_OF_PROSE
 
 
 def _as_call(value: Mapping[str, Any], *, certain: bool) -> tuple[Call, ...]:
@@ -329,8 +337,8 @@ _BETWEEN = re.compile(
     rf"|<{_BAR}[\w▁ ]*(?:end|call|eom_id|eot_id|im_end){_BAR}>|<end_function_call>|<tool_call{_BAR}>|</s>)*"
 )
 
-_DIALECTS: tuple[tuple[re.Pattern[str], _Reader, bool], ...] = tuple(
-    (expression(pattern), reader, unmistakable)
+DIALECTS: tuple[Dialect, ...] = tuple(
+    Dialect(expression(pattern), reader, unmistakable)
     for pattern, reader, unmistakable in (
         # Qwen3-Coder, Llama 3
         (rf"(?:<tool_call>\s*)?<function={_NAME}\s*>(?=\s*(?:<parameter=|</function>|\Z))", _qwen_coder, True),
@@ -381,8 +389,8 @@ def _any_of(openings: Iterable[re.Pattern[str]]) -> re.Pattern[str]:
     return expression("|".join(opening.pattern.replace("(?P<name>", "(?:") for opening in openings))
 
 
-_OPENINGS = _any_of(opening for opening, _, _ in _DIALECTS)
-_UNMISTAKABLE_OPENINGS = _any_of(opening for opening, _, unmistakable in _DIALECTS if unmistakable)
+_OPENINGS = _any_of(opening for opening, _, _ in DIALECTS)
+_UNMISTAKABLE_OPENINGS = _any_of(opening for opening, _, unmistakable in DIALECTS if unmistakable)
 
 # The newline before a line at whose start a dialect may begin. Were blank lines not passed over, each would be read to
 # the last.
@@ -399,7 +407,7 @@ SPECIAL_TOKENS = (
 ANY_SPECIAL_TOKEN = _any_of(SPECIAL_TOKENS)
 
 
-def arguments_for(call: Call, required: Iterable[str]) -> Call:
+def name_lone_argument(call: Call, required: Iterable[str]) -> Call:
     """A ReAct call whose input was a line of text: the tool's one required parameter takes it."""
     names = list(required)
     if set(call.arguments) == {""} and len(names) == 1:

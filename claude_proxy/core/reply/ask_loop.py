@@ -226,7 +226,7 @@ class _Loop:
 
     def _read(self, text: str, *, cut: bool) -> Reply:
         choice = self._request.tool_choice
-        said = continuation.unwrap(self._request.prefill, text)
+        said = continuation.without_prefill(self._request.prefill, text)
         read = read_reply(
             said,
             self._tools,
@@ -261,9 +261,9 @@ class _Loop:
         for _ in range(_MAX_CONTINUATIONS - self.continuations):
             if not self._may_go_on(draft):
                 break
-            seam = continuation.cut_back(draft.text)
+            seam = continuation.find_seam(draft.text)
             try:
-                part = yield from self._ask(continuation.ask_on(prompt, seam, armoured=self._armoured))
+                part = yield from self._ask(continuation.continuation_prompt(prompt, seam, armoured=self._armoured))
             except ProxyError as error:
                 self.failure = type(error).__name__
                 break  # what is whole is worth more than an error
@@ -292,7 +292,7 @@ class _Loop:
         if not read.defect:
             return draft
         said_nothing = all(isinstance(block, Thinking) for block in read.content)
-        demand = continuation.ask_again(prompt, draft.text, read.defect, armoured=self._armoured)
+        demand = continuation.repair_prompt(prompt, draft.text, read.defect, armoured=self._armoured)
         try:
             part = yield from self._ask(demand)
         except ProxyError as error:

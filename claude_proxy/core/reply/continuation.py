@@ -1,10 +1,10 @@
-"""The second ask: for a call that could not be read, and for a reply that was cut off.
+"""Further prompts for one reply: to repair a call that could not be read, and to continue a reply that was cut off.
 
-What is asked here never enters the history that the client keeps.
+What they ask never enters the history that the client keeps.
 
 A reply that was cut off is continued at a seam. The module trims both ends of every reply, so white space at the very
-end is lost: the text is cut back to its last line, the model begins with that line again, and wraps what it writes in
-a tag, whose inside is not trimmed. What comes is joined only if it begins with that very line.
+end is lost: the text is cut back to its last lines, the model begins with these lines again, and wraps what it writes
+in a tag, whose inside is not trimmed. What comes is joined only if it begins with those very lines.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SHORTEST_ANCHOR, _LONGEST_ANCHOR = 60, 800  # characters
 # --- repair -----------------------------------------------------------------------------------------------------------
 
 
-def ask_again(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prompt:
+def repair_prompt(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prompt:
     """The prompt that asks for a whole reply again.
 
     Args:
         prompt: what was asked.
         text: the reply.
         defect: what is wrong with it, in a sentence.
-        armoured: whether texts carry the armour of `core.entities`.
+        armoured: whether texts carry the armour of `core.prompt.armour`.
     """
     demand = (
         f"[Your reply could not be used: {defect}. Write your whole reply again, in the form described at the "
@@ -46,7 +46,7 @@ def _extend(prompt: Prompt, reply: str, demand: str, *, armoured: bool) -> Promp
 # --- prefill ----------------------------------------------------------------------------------------------------------
 
 
-def unwrap(prefill: str, text: str) -> str:
+def without_prefill(prefill: str, text: str) -> str:
     """What a reply adds to the beginning that the client has written for it; without one, the reply.
 
     Models repeat what they were told to go on with, and forget the tag.
@@ -81,7 +81,7 @@ class Seam:
     anchor: str
 
 
-def cut_back(text: str) -> Seam:
+def find_seam(text: str) -> Seam:
     """Find the seam of a reply that was cut off.
 
     The last line alone may be a mere bracket; so the anchor takes in lines before it until it is long enough to stand
@@ -104,7 +104,7 @@ def _is_distinct(text: str, start: int) -> bool:
     return len(anchor.strip()) >= _SHORTEST_ANCHOR and text.find(anchor) == start
 
 
-def ask_on(prompt: Prompt, seam: Seam, *, armoured: bool) -> Prompt:
+def continuation_prompt(prompt: Prompt, seam: Seam, *, armoured: bool) -> Prompt:
     """The prompt that asks for the continuation of a reply."""
     demand = (
         "[Your reply was cut off by a length limit. Continue it as if it had not been. Put the continuation between "

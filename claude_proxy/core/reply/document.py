@@ -1,8 +1,8 @@
-"""Structured outputs: the JSON document that a reply was asked to be, read and held against its schema.
+"""Structured outputs: the JSON document that a reply was asked to be, read and validated against its schema.
 
-The model is told to write it between `<output>` and `</output>` (see `core.instructions`). Models forget tags and add
-fences, so the document is looked for in the tag, in the last fence, and in the whole text. What is returned is valid
-against the schema, or nothing.
+The model is told to write it between `<output>` and `</output>` (see `core.prompt.instructions`). Models forget tags
+and add fences, so the document is looked for in the tag, in the last fence, and in the whole text. What is returned is
+valid against the schema, or nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _FENCED = re.compile(r"^[ \t]*```[\w-]*[ \t]*\n(.*?)\n[ \t]*```[ \t]*$", re.DOTA
 
 
 @dataclass(frozen=True)
-class Document:
-    """What was found.
+class StructuredOutput:
+    """The document that was found in a reply, or why there is none.
 
     Attributes:
         text: a document that is valid, as JSON text; None where there is none.
@@ -34,7 +34,7 @@ class Document:
     defect: str | None = None
 
 
-def read_document(text: str, schema: Mapping[str, Any]) -> Document:
+def read_document(text: str, schema: Mapping[str, Any]) -> StructuredOutput:
     """Find the document in a reply.
 
     Args:
@@ -49,10 +49,10 @@ def read_document(text: str, schema: Mapping[str, Any]) -> Document:
             continue
         found = faults(value, schema)
         if not found:
-            return Document(written)
+            return StructuredOutput(written)
         defect = "the JSON document is not valid: " + "; ".join(found)
         break
-    return Document(None, defect)
+    return StructuredOutput(None, defect)
 
 
 def _candidates(text: str) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _load(text: str) -> tuple[Any, str]:
     """The value of a JSON text and the text itself; loosely written JSON is written anew.
 
     Raises:
-        ValueError: it is no JSON, not even loosely.
+        ValueError: it is not JSON, not even loosely written.
     """
     stripped = text.strip()
     try:

@@ -1,9 +1,10 @@
-"""Slips of the pen in an edit, which only the conversation shows.
+"""Edit mending: an edit's old text that no file can hold is corrected by what the conversation has shown.
 
-An edit names the text it replaces, and fails if the file does not hold it. Two slips are common. Where a model wrote an
-entity without the armour, the module has decoded it, and the edit looks for `∑` in a file that holds `&sum;`. And a
-model copies the line numbers that a file reader puts before each line. Both are mended only where the conversation has
-not shown the old text as it stands, but has shown what it must have been; the new text is mended alike.
+An edit names the text it replaces, and fails if the file does not hold it. Two mistakes are common. Where a model
+wrote an entity without the armour, the module has decoded it, and the edit looks for `∑` in a file that holds `&sum;`.
+And a model copies the line numbers that a file reader puts before each line. Both are mended only where the
+conversation has not shown the old text as it stands, but has shown what it must have been; the new text is
+mended alike.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _NUMBERED = re.compile(r"[ \t]*(\d{1,9})(?:\t|→)(.*)")
 _LINE_NUMBER = re.compile(r"^[ \t]*\d+(?:\t|→)", re.MULTILINE)
 
 
-def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> dict[str, Any] | None:
-    """The arguments of an edit with its slips mended; None where there is nothing to mend.
+def mend_edit(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> dict[str, Any] | None:
+    """The arguments of an edit, mended; None where there is nothing to mend.
 
     Args:
         arguments: of any call.
         shown: the texts that the conversation has shown, as they stand in their files; asked for only where there
-            could be a slip, and only up to one that shows that there is none.
+            could be a mistake, and only up to one that shows that there is none.
     """
     old = next((value for name, value in arguments.items() if _OLD.fullmatch(name) and isinstance(value, str)), "")
     bare = _without_numbers(old)
@@ -40,7 +41,7 @@ def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> di
             return None
         texts.append(text)
     if bare and any(bare in text for text in texts):
-        return {name: _bare(name, value) for name, value in arguments.items()}
+        return {name: _bare_argument(name, value) for name, value in arguments.items()}
     encoded = [text for text in texts if "&" in text]
     twins = {twin for text in encoded for twin in _twins(old, text)}
     twins = twins or {twin for text in encoded for twin in _half_decoded_twins(old, text)}
@@ -48,7 +49,7 @@ def mend(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> di
         return None
     twin = twins.pop()
     lines = dict(zip(old.split("\n"), twin.split("\n"), strict=False))
-    return {name: _mended(name, value, twin, lines) for name, value in arguments.items()}
+    return {name: _mended_argument(name, value, twin, lines) for name, value in arguments.items()}
 
 
 def _could_be_decoded(text: str) -> bool:
@@ -65,14 +66,14 @@ def _without_numbers(text: str) -> str | None:
     return "\n".join(line[2] for line in lines if line)
 
 
-def _bare(name: str, value: Any) -> Any:
+def _bare_argument(name: str, value: Any) -> Any:
     if not isinstance(value, str) or not (_OLD.fullmatch(name) or _NEW.fullmatch(name)):
         return value
     bare = _without_numbers(value)
     return value if bare is None else bare
 
 
-def _mended(name: str, value: Any, twin: str, lines: Mapping[str, str]) -> Any:
+def _mended_argument(name: str, value: Any, twin: str, lines: Mapping[str, str]) -> Any:
     if _OLD.fullmatch(name):
         return twin
     if _NEW.fullmatch(name) and isinstance(value, str):
@@ -85,7 +86,7 @@ def _twins(old: str, text: str) -> Iterable[str]:
     decoded, ends = _decode(text)
     position = decoded.find(old)
     while position >= 0:
-        yield text[_original(position, ends) : _original(position + len(old), ends)]
+        yield text[_original_position(position, ends) : _original_position(position + len(old), ends)]
         position = decoded.find(old, position + 1)
 
 
@@ -124,7 +125,7 @@ def _decode(text: str) -> tuple[str, list[tuple[int, int]]]:
     return "".join([*parts, text[last:]]), ends
 
 
-def _original(position: int, ends: list[tuple[int, int]]) -> int:
+def _original_position(position: int, ends: list[tuple[int, int]]) -> int:
     """The position in a text that belongs to one in the decoded text."""
     index = bisect_right(ends, (position, 1 << 62)) - 1
     return position if index < 0 else ends[index][1] + position - ends[index][0]

@@ -198,7 +198,7 @@ class DialectFinder:
         if not tool:
             return defects.unknown_tool(call.name, self._tools)
         needed = required(tool.input_schema)
-        call = dialects.arguments_for(call, needed)
+        call = dialects.name_lone_argument(call, needed)
         missing = needed - fit_arguments(call.arguments, tool).keys()
         return defects.missing_arguments(tool, missing) if missing else call
 

@@ -374,7 +374,7 @@ def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...]
     mended = 0
     for block in read.content:
         if isinstance(block, ToolUse):
-            arguments = edit_mending.mend(block.input, lambda: edit_mending.shown_texts(request.messages))
+            arguments = edit_mending.mend_edit(block.input, lambda: edit_mending.shown_texts(request.messages))
             mended += arguments is not None
             blocks.append(replace(block, input=arguments or block.input))
         elif not isinstance(block, Thinking):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.calls import dialects
 from claude_proxy.core.calls.call import Call
-from claude_proxy.core.calls.dialects import arguments_for, begins, read_calls
+from claude_proxy.core.calls.dialects import begins, name_lone_argument, read_calls
 from claude_proxy.core.messages.content import Text, Thinking, ToolUse
 from claude_proxy.core.reply.read import Reply, read_reply
 from claude_proxy.core.reply.scan import Patience, find_parts
@@ -78,14 +78,14 @@ NO_DIALECT = {
 
 
 @pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS.keys())
-def test_a_dialect_begins_only_where_it_begins(text: str) -> None:
+def test_a_dialect_begins_at_its_opening_and_nowhere_else(text: str) -> None:
     assert begins(f"Words.\n{text}", 7)
     assert not begins(f"Words.\n{text}", 0)
     assert begins(text, 0, unmistakable=True) == (text in UNMISTAKABLE.values())
 
 
 @pytest.mark.parametrize("text", NO_DIALECT.values(), ids=NO_DIALECT.keys())
-def test_where_none_begins_nothing_is_read(text: str) -> None:
+def test_nothing_is_read_where_no_dialect_begins(text: str) -> None:
     assert not begins(text, 0, unmistakable=True)
     assert read_calls(text, 0) is None
 
@@ -106,8 +106,8 @@ PREFIXED = (
 )
 
 
-def test_wherever_an_opening_of_the_table_matches_a_dialect_begins() -> None:
-    for opening, _, _ in dialects._DIALECTS:
+def test_each_opening_of_the_table_is_covered_by_the_pattern_for_all() -> None:
+    for opening, _, _ in dialects.DIALECTS:
         samples = [text for text in (*DIALECTS.values(), *PREFIXED) if opening.match(text)]
         assert samples, f"no sample begins with {opening.pattern}"
     assert [text for text in (*DIALECTS.values(), *PREFIXED) if not begins(text, 0)] == []
@@ -117,7 +117,7 @@ SPECIAL = [text for text in (*UNMISTAKABLE.values(), *PREFIXED) if text.startswi
 
 
 @pytest.mark.parametrize("text", SPECIAL)
-def test_calls_by_special_tokens_begin_behind_words_too(text: str) -> None:
+def test_calls_that_begin_with_a_special_token_may_stand_behind_words(text: str) -> None:
     assert read(f"I'll look.{text}").calls == 1
 
 
@@ -157,7 +157,7 @@ def test_calls_that_follow_directly_are_read_together(text: str, between: str) -
         "{'name': 'Bash', 'arguments': {'command': 'ls'}}",
     ],
 )
-def test_words_on_the_line_behind_do_not_make_a_call_unfinished(text: str) -> None:
+def test_words_behind_a_call_do_not_make_it_incomplete(text: str) -> None:
     assert not read(f"{text}\nI'll wait.").truncated
 
 
@@ -176,7 +176,7 @@ def test_wherever_a_second_call_is_cut_off_the_first_alone_is_run(text: str) -> 
         assert block.calls == (LS,) or "ls" in piece
 
 
-def test_half_a_fence_is_no_argument() -> None:
+def test_half_a_code_fence_is_not_taken_for_an_argument() -> None:
     block = read_calls("<｜tool▁call▁begin｜>function<｜tool▁sep｜>Bash\n``", 0)
     assert block is None or block.calls == ()
 
@@ -192,7 +192,7 @@ CUT_AT_A_COLON = [
 
 
 @pytest.mark.parametrize("text", CUT_AT_A_COLON)
-def test_a_call_that_is_cut_off_at_a_colon_is_known_to_be(text: str) -> None:
+def test_a_call_cut_off_at_a_colon_counts_as_truncated(text: str) -> None:
     assert read(text) == Reply((), "max_tokens", truncated=True)
 
 
@@ -208,9 +208,9 @@ def test_a_python_call_with_positional_arguments_cannot_be_read(arguments: str) 
 
 
 def test_a_line_of_react_goes_to_the_one_required_parameter() -> None:
-    assert arguments_for(Call("Bash", {"": "ls"}), {"command"}) == LS
-    assert arguments_for(Call("Bash", {"": "ls"}), {"a", "b"}) == Call("Bash", {"": "ls"})
-    assert arguments_for(LS, {"x"}) == LS
+    assert name_lone_argument(Call("Bash", {"": "ls"}), {"command"}) == LS
+    assert name_lone_argument(Call("Bash", {"": "ls"}), {"a", "b"}) == Call("Bash", {"": "ls"})
+    assert name_lone_argument(LS, {"x"}) == LS
 
 
 @pytest.mark.parametrize("text", DIALECTS.values(), ids=DIALECTS.keys())
@@ -286,7 +286,7 @@ def test_any_reply_gives_a_proper_message(text: str, cut: bool, decoded: bool) -
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", '{"type": []}', "5", "null"])
-def test_an_object_of_any_type_at_all_is_an_answer(value: str) -> None:
+def test_an_object_with_a_type_that_is_no_call_is_text(value: str) -> None:
     for text in (f'{{"type": {value}}}', f'[{{"type": {value}}}]', f'{{"content": [{{"type": {value}}}]}}'):
         assert read(text) == Reply((Text(text),), "end_turn")
 
@@ -302,7 +302,7 @@ ENDLESS = [
 
 
 @pytest.mark.parametrize(("most", "calls"), [(2_000_000, 1), (500, 0)])
-def test_so_much_text_is_gone_through_in_vain_and_no_more(most: int, calls: int) -> None:
+def test_only_so_much_text_is_read_in_vain(most: int, calls: int) -> None:
     no_calls = '{"type":\n' * 5 + f'"{"x" * 500}"' + "}" * 5
     found = find_parts(f"{no_calls}\n{OBJECT}", OFFERED, cut=False, patience=Patience(characters=most))
     assert sum(len(block.calls) for block in found.blocks) == calls
@@ -319,7 +319,7 @@ def test_reading_takes_time_in_proportion_to_the_text(piece: str) -> None:
 
 
 @pytest.mark.parametrize("piece", FOR_EVER)
-def test_arguments_without_end_do_not_make_the_reader_fail(piece: str) -> None:
+def test_endlessly_nested_arguments_do_not_make_the_reader_fail(piece: str) -> None:
     assert read('<tool_call>{"name": "Bash", "arguments": ' + piece * 20_000).calls == 0
 
 

@@ -1,4 +1,4 @@
-"""The second ask: the demand for a repair, and the seam at which a reply that was cut off goes on."""
+"""Further prompts for one reply: the demand for a repair, and the seam at which a truncated reply is continued."""
 
 from __future__ import annotations
 
@@ -9,41 +9,51 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.prompt.armour import armour
 from claude_proxy.core.prompt.render import Prompt, turn
-from claude_proxy.core.reply.continuation import Seam, ask_again, ask_on, cut_back, join, unwrap
+from claude_proxy.core.reply.continuation import (
+    Seam,
+    continuation_prompt,
+    find_seam,
+    join,
+    repair_prompt,
+    without_prefill,
+)
 from claude_proxy.demo.simulator import html_entity_decode, php_trim
 
 PROMPT = Prompt("system", (turn("user", "Do it."),))
 
 
-def test_a_repair_shows_the_reply_and_names_the_defect() -> None:
-    asked = ask_again(PROMPT, "I'll run &sum;.\n", "there is no tool named 'Run &lt;'", armoured=True)
+def test_a_repair_prompt_shows_the_reply_and_names_the_defect() -> None:
+    asked = repair_prompt(PROMPT, "I'll run &sum;.\n", "there is no tool named 'Run &lt;'", armoured=True)
     assert asked.system == PROMPT.system
     assert asked.turns[:2] == (*PROMPT.turns, turn("assistant", "I'll run &amp;sum;."))
     assert asked.turns[2].role == "user"
     assert "there is no tool named 'Run &amp;lt;'" in asked.turns[2].text
-    assert ask_again(PROMPT, "&sum;", "d", armoured=False).turns[1] == turn("assistant", "&sum;")
+    assert repair_prompt(PROMPT, "&sum;", "d", armoured=False).turns[1] == turn("assistant", "&sum;")
 
 
-def test_a_continuation_shows_the_reply_and_its_last_lines() -> None:
-    asked = ask_on(PROMPT, cut_back("one\n  x = &sum;"), armoured=True)
+def test_a_continuation_prompt_shows_the_reply_and_its_last_lines() -> None:
+    asked = continuation_prompt(PROMPT, find_seam("one\n  x = &sum;"), armoured=True)
     assert asked.turns[:2] == (*PROMPT.turns, turn("assistant", "one\n  x = &amp;sum;"))
     assert "\none\n  x = &amp;sum;\n" in asked.turns[2].text
-    assert "\none\n  x = &sum;\n" in ask_on(PROMPT, cut_back("one\n  x = &sum;"), armoured=False).turns[2].text
+    assert (
+        "\none\n  x = &sum;\n"
+        in continuation_prompt(PROMPT, find_seam("one\n  x = &sum;"), armoured=False).turns[2].text
+    )
 
 
-def test_a_continuation_may_say_that_nothing_is_missing() -> None:
-    asked = ask_on(PROMPT, cut_back(WHOLE), armoured=True).turns[2].text
+def test_a_continuation_prompt_says_what_to_write_if_nothing_is_missing() -> None:
+    asked = continuation_prompt(PROMPT, find_seam(WHOLE), armoured=True).turns[2].text
     assert "If nothing is missing behind them, write only these lines between the tags." in asked
-    assert join(cut_back(WHOLE), f"<continuation>\n{cut_back(WHOLE).anchor}\n</continuation>") == WHOLE
+    assert join(find_seam(WHOLE), f"<continuation>\n{find_seam(WHOLE).anchor}\n</continuation>") == WHOLE
 
 
-def test_a_reply_of_nothing_is_shown_as_nothing() -> None:
-    assert ask_again(PROMPT, " \n", "the reply is empty", armoured=True).turns[1] == turn("assistant", "(nothing)")
+def test_an_empty_reply_is_shown_as_nothing_because_an_empty_turn_would_be_refused() -> None:
+    assert repair_prompt(PROMPT, " \n", "the reply is empty", armoured=True).turns[1] == turn("assistant", "(nothing)")
 
 
 # --- prefill ----------------------------------------------------------------------------------------------------------
 
-UNWRAPPED = [
+PREFILLED = [
     # the beginning, the reply, what it adds
     ("", "<continuation>x</continuation>", "<continuation>x</continuation>"),
     ("One,", "<continuation>\ntwo\n</continuation>", "two"),
@@ -60,9 +70,9 @@ UNWRAPPED = [
 ]
 
 
-@pytest.mark.parametrize(("prefill", "reply", "added"), UNWRAPPED)
-def test_what_a_reply_adds_to_its_beginning(prefill: str, reply: str, added: str) -> None:
-    assert unwrap(prefill, reply) == added
+@pytest.mark.parametrize(("prefill", "reply", "added"), PREFILLED)
+def test_a_reply_is_stripped_of_the_prefill_and_of_the_tag_around_it(prefill: str, reply: str, added: str) -> None:
+    assert without_prefill(prefill, reply) == added
 
 
 # --- continuation -----------------------------------------------------------------------------------------------------
@@ -81,8 +91,8 @@ SEAMS = [
 
 
 @pytest.mark.parametrize(("text", "seam"), SEAMS, ids=[repr(text[:20]) for text, _ in SEAMS])
-def test_a_text_is_cut_back_to_last_lines_that_stand_nowhere_else(text: str, seam: Seam) -> None:
-    assert cut_back(text) == seam
+def test_the_seam_is_at_last_lines_that_stand_nowhere_else_in_the_text(text: str, seam: Seam) -> None:
+    assert find_seam(text) == seam
 
 
 SEAM = Seam("def f():\n    if x:\n", "        ret")
@@ -120,7 +130,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("continuation", WRONG)
-def test_what_does_not_begin_as_it_must_is_refused(continuation: str) -> None:
+def test_a_continuation_that_does_not_begin_with_the_anchor_is_refused(continuation: str) -> None:
     assert join(SEAM, continuation) is None
 
 
@@ -145,20 +155,20 @@ I'll write it.
 
 def continued(whole: str, end: int, *, wrapped_in_lines: bool = True) -> str | None:
     """A reply that is cut off and continued by a model that does as it is told, with the module in between."""
-    seam = cut_back(php_trim(whole[:end]))
+    seam = find_seam(php_trim(whole[:end]))
     rest = whole[len(seam.kept) :]
     written = f"<continuation>\n{rest}\n</continuation>" if wrapped_in_lines else f"<continuation>{rest}</continuation>"
     return join(seam, php_trim(html_entity_decode(armour(written))))
 
 
-def test_wherever_a_reply_is_cut_off_it_comes_back_whole() -> None:
+def test_a_reply_cut_off_anywhere_is_restored_exactly() -> None:
     for end in range(1, len(FILE)):
         assert continued(FILE, end) == FILE
 
 
 @examples(400)
 @given(evil_texts, st.integers(0, 200), evil_texts)
-def test_any_text_comes_back_whole(before: str, indent: int, behind: str) -> None:
+def test_any_text_is_restored_exactly(before: str, indent: int, behind: str) -> None:
     whole = f"Words.{before}\n{' ' * (indent % 9)}{behind}"
     end = 6 + indent % max(1, len(whole) - 6)
     assert continued(whole, end) == whole
@@ -166,22 +176,22 @@ def test_any_text_comes_back_whole(before: str, indent: int, behind: str) -> Non
 
 @examples(100)
 @given(st.text("ab \n", min_size=1, max_size=60), st.integers(1, 2_000))
-def test_long_lines_come_back_whole(piece: str, end: int) -> None:
+def test_long_lines_are_restored_exactly(piece: str, end: int) -> None:
     whole = "Words. " + piece.replace("\n", "") * 40 + piece + "."
     assert continued(whole, min(end, len(whole))) == whole
 
 
-def test_a_line_too_many_that_is_like_the_last_one_is_not_written_twice() -> None:
-    seam = cut_back("f() {\n  g() {\n}\n}")
+def test_a_repeated_line_that_equals_the_last_one_is_not_written_twice() -> None:
+    seam = find_seam("f() {\n  g() {\n}\n}")
     assert join(seam, "<continuation>\n}\n}\nend\n</continuation>") in (None, "f() {\n  g() {\n}\n}\nend")
 
 
 @pytest.mark.parametrize("cut_off", ["&", "&a", "&amp", "&amp;su"])
 def test_a_reply_may_be_cut_off_inside_an_armoured_entity(cut_off: str) -> None:
-    seam = cut_back(html_entity_decode(f"one\nint *p = {cut_off}"))
+    seam = find_seam(html_entity_decode(f"one\nint *p = {cut_off}"))
     assert join(seam, "<continuation>\none\nint *p = &sum;\n</continuation>") == "one\nint *p = &sum;"
 
 
-def test_thinking_before_a_continuation_is_passed_over() -> None:
+def test_thinking_before_a_continuation_is_ignored() -> None:
     thought = "<think>\nWhere was I? <continuation>\n</think>\n"
     assert join(SEAM, f"{thought}<continuation>\n        return y\n\n\nf()\n</continuation>") == WHOLE

@@ -66,7 +66,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("text", "defect"), [row[1:] for row in MISSING], ids=[row[0] for row in MISSING])
-def test_what_is_no_document(text: str, defect: str) -> None:
+def test_a_reply_without_a_valid_document_has_a_defect_that_says_why(text: str, defect: str) -> None:
     found = read_document(text, SCHEMA)
     assert found.text is None
     assert (found.defect or "").startswith(defect)
@@ -80,7 +80,7 @@ def test_a_document_may_be_any_json_value(value: Any) -> None:
 
 @examples(150)
 @given(json_values, evil_texts, st.sampled_from(["<output>\n{}\n</output>", "```json\n{}\n```"]))
-def test_whatever_the_document_it_comes_back(value: Any, before: str, form: str) -> None:
+def test_any_document_is_read_back_exactly(value: Any, before: str, form: str) -> None:
     if "output>" in before or "```" in before or faults(value, {}):
         return
     written = json.dumps(value, ensure_ascii=False)
@@ -90,7 +90,7 @@ def test_whatever_the_document_it_comes_back(value: Any, before: str, form: str)
 
 @examples(200)
 @given(st.lists(evil_texts | st.sampled_from(["<output>", "</output>", ADA, "{", "}", '"name"', ":", "[", "```"])))
-def test_what_is_returned_is_json_and_valid(pieces: list[str]) -> None:
+def test_a_document_that_is_returned_is_json_and_valid(pieces: list[str]) -> None:
     found = read_document("".join(pieces), SCHEMA)
     if found.text is None:
         assert found.defect

@@ -1,4 +1,4 @@
-"""Entities that lost their armour on the way: an edit's old text finds what the conversation has shown."""
+"""Edit mending: an edit's old text is corrected to what the conversation has shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.messages.content import Image, MessageParam, Text, ToolResult, ToolUse
 from claude_proxy.core.prompt.armour import could_be_decoded, find
-from claude_proxy.core.reply.edit_mending import mend, shown_texts
+from claude_proxy.core.reply.edit_mending import mend_edit, shown_texts
 from claude_proxy.demo.simulator import html_entity_decode
 
 
@@ -20,7 +20,7 @@ def edit(old: str, new: str = "new", **more: object) -> Json:
 
 
 def mended(arguments: Json, *shown: str) -> Json | None:
-    return mend(arguments, lambda: shown)
+    return mend_edit(arguments, lambda: shown)
 
 
 FILE = "#include <a.h>\nint *p = &sum;\nif (5 &lt; 6)\n    return 'ü';\n"
@@ -45,12 +45,14 @@ MENDED = [
 
 
 @pytest.mark.parametrize(("shown", "written", "meant"), MENDED)
-def test_an_edit_finds_what_was_shown(shown: list[str], written: tuple[str, str], meant: tuple[str, str]) -> None:
+def test_an_edit_is_mended_to_the_text_that_was_shown(
+    shown: list[str], written: tuple[str, str], meant: tuple[str, str]
+) -> None:
     assert mended(edit(*written, replace_all=True), *shown) == edit(*meant, replace_all=True)
 
 
 @pytest.mark.parametrize("names", [("old_str", "new_str"), ("oldText", "newText"), ("OLD_STRING", "NEW_STRING")])
-def test_other_editors_name_their_texts_likewise(names: tuple[str, str]) -> None:
+def test_edits_of_other_tools_are_mended_whatever_they_call_their_texts(names: tuple[str, str]) -> None:
     assert mended(dict(zip(names, ("∑", "∑"), strict=True)), FILE) == dict(zip(names, ("&sum;", "&sum;"), strict=True))
 
 
@@ -70,29 +72,29 @@ NOTHING = [
 
 
 @pytest.mark.parametrize(("shown", "arguments"), NOTHING)
-def test_nothing_is_mended_without_need_or_doubtfully(shown: list[str], arguments: Json) -> None:
+def test_nothing_is_mended_without_need_or_in_doubt(shown: list[str], arguments: Json) -> None:
     assert mended(arguments, *shown) is None
 
 
 @pytest.mark.parametrize("arguments", [edit("plain words\n(1 + 2)"), edit(""), {"command": "∑"}])
-def test_without_a_character_that_an_entity_stands_for_nobody_looks(arguments: Json) -> None:
+def test_the_conversation_is_not_searched_for_an_edit_that_cannot_be_wrong(arguments: Json) -> None:
     def shown() -> Iterable[str]:
         raise AssertionError("the conversation was gone through")
 
-    assert mend(arguments, shown) is None
+    assert mend_edit(arguments, shown) is None
 
 
-def test_one_entity_may_have_slipped_and_another_not() -> None:
+def test_an_edit_with_only_some_entities_decoded_is_mended() -> None:
     assert mended(edit("int *p = ∑\nif (5 &lt; 6)"), FILE) == edit("int *p = &sum;\nif (5 &lt; 6)")
 
 
-def test_what_is_decoded_twice_is_no_slip() -> None:
+def test_text_that_would_have_to_be_decoded_twice_is_left_alone() -> None:
     assert mended(edit("5 < 6 ∑"), "5 &amp;lt; 6 &sum;") is None
 
 
 @examples(300)
 @given(evil_texts, evil_texts, evil_texts)
-def test_what_is_put_in_is_in_what_was_shown_and_decodes_to_what_was_written(before: str, old: str, after: str) -> None:
+def test_the_mended_text_was_shown_and_decodes_to_what_was_written(before: str, old: str, after: str) -> None:
     written = html_entity_decode(old)
     found = mended(edit(written), f"{before}\n{old}\n{after}")
     if found is not None:
@@ -104,7 +106,7 @@ def test_what_is_put_in_is_in_what_was_shown_and_decodes_to_what_was_written(bef
         assert written in shown or html_entity_decode(shown).count(written) > 1
 
 
-def test_what_a_conversation_has_shown() -> None:
+def test_the_texts_of_a_conversation_come_latest_first_without_images_and_calls() -> None:
     messages = [
         MessageParam("user", (Text("a"), Image("image/png", "aGk="))),
         MessageParam("assistant", (Text("b"), ToolUse("t", "Read", {"x": "not this"}))),
@@ -113,7 +115,7 @@ def test_what_a_conversation_has_shown() -> None:
     assert list(shown_texts(messages)) == ["e", "c\nd", "b", "a"]
 
 
-def test_a_file_is_shown_without_the_line_numbers_of_its_reader() -> None:
+def test_line_numbers_are_removed_from_what_a_file_reading_tool_returned() -> None:
     def shown_by(tool: str) -> list[str]:
         call = MessageParam("assistant", (ToolUse("t", tool, {}),))
         return list(shown_texts([call, MessageParam("user", (ToolResult("t", (Text("  1\ta\n  2→b"),)),))]))
@@ -122,7 +124,7 @@ def test_a_file_is_shown_without_the_line_numbers_of_its_reader() -> None:
     assert shown_by("Bash") == ["  1\ta\n  2→b"]
 
 
-# --- the decoding that slips are recognized by ------------------------------------------------------------------------
+# --- the decoding that mistakes are recognized by ---------------------------------------------------------------------
 
 _NUMBERS = st.builds(
     lambda number, form: form.format(number),

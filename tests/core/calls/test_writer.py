@@ -1,4 +1,4 @@
-"""Tools and calls as text: the canonical form, and that whatever is written is read back exactly.
+"""Calls as text: the canonical form, and that whatever is written is read back exactly.
 
 The round trip goes the way that texts really go: calls of the history are written, armoured, written once more by a
 model that copies, decoded and trimmed by the pretend module, and read.
@@ -7,12 +7,10 @@ model that copies, decoded and trimmed by the pretend module, and read.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from core_samples import (
     BASH,
-    BOOLEAN,
     INTEGER,
     READ,
     STRING,
@@ -155,7 +153,7 @@ def test_calls_are_written_in_the_canonical_form(calls: list[Call], text: str) -
 
 
 @pytest.mark.parametrize(("calls", "text"), CANONICAL[:-1])
-def test_the_canonical_form_is_read_exactly(calls: list[Call], text: str) -> None:
+def test_the_canonical_form_is_read_back_exactly(calls: list[Call], text: str) -> None:
     assert exactly(calls_in(text, by_name(WRITE, READ, BASH, MIXED))) == exactly(calls)
 
 
@@ -180,7 +178,7 @@ FRAMES = [
 
 
 @pytest.mark.parametrize(("between", "value"), FRAMES, ids=[repr(between) for between, _ in FRAMES])
-def test_a_value_loses_one_newline_on_either_side_if_it_starts_on_a_line_of_its_own(between: str, value: str) -> None:
+def test_a_value_on_lines_of_its_own_loses_one_newline_on_either_side(between: str, value: str) -> None:
     text = block(f'<invoke name="Bash">\n<parameter name="command">{between}</parameter>\n</invoke>')
     assert calls_in(text, by_name(BASH)) == [Call("Bash", {"command": value})]
 
@@ -197,7 +195,7 @@ SELF_CONTAINED = [
 
 
 @pytest.mark.parametrize("content", SELF_CONTAINED)
-def test_a_file_with_the_tags_in_it_survives_raw(content: str) -> None:
+def test_a_file_that_holds_tags_is_written_raw_where_that_is_read_exactly(content: str) -> None:
     calls = [Call("Write", {"file_path": "/doc.md", "content": content}), Call("Bash", {"command": "ls"})]
     text = write_calls(calls, by_name(WRITE, BASH))
     assert content in text
@@ -226,7 +224,7 @@ PROSE = ("", "I'll do it.\n", "First:\n\n1. a < b & c\n2. `x`\n\n", "```\ncode\n
 
 @examples(200)
 @given(st.data())
-def test_what_is_written_is_read_back_exactly(data: st.DataObject) -> None:
+def test_calls_are_read_back_exactly(data: st.DataObject) -> None:
     offered = by_name(data.draw(tools("Write")), data.draw(tools("a")))
     names = data.draw(st.lists(st.sampled_from(sorted(offered)), min_size=1, max_size=3), "names")
     calls = [Call(name, data.draw(valid_arguments(offered[name]), name)) for name in names]
@@ -238,7 +236,7 @@ def test_what_is_written_is_read_back_exactly(data: st.DataObject) -> None:
     assert exactly(found) == exactly(calls[: len(found)])
 
 
-def test_a_whole_block_in_a_reply_that_reached_its_limit_is_not_misread() -> None:
+def test_a_complete_block_in_a_reply_that_reached_its_limit_is_not_misread() -> None:
     offered = by_name(tool("a", {"list": {"type": "array"}, "b": {"type": "object"}}))
     calls = [Call("a", {"list": ['<invoke name="a">'], "b": {"x": "</invoke>"}})]
     assert calls_in(write_calls(calls, offered), offered, cut=True) in ([], calls)
@@ -265,119 +263,3 @@ def test_an_argument_that_the_schema_allows_without_naming_it_is_read_back(more:
     offered = by_name(tool("Note", {"text": STRING}, **more))
     calls = [Call("Note", {"text": "a", "author": "b"})]
     assert calls_in(write_calls(calls, offered), offered) == calls
-
-
-# --- which tag closes what --------------------------------------------------------------------------------------------
-
-
-CLOSING: list[tuple[str, str, Json]] = [
-    (
-        "a closing tag before text is part of the value",
-        '<invoke name="Write">\n<parameter name="content">a</parameter> b</parameter>\n</invoke>',
-        {"content": "a</parameter> b"},
-    ),
-    (
-        "so it is with text between it and a known next parameter",
-        '<invoke name="Write">\n<parameter name="content">a</parameter> b <parameter name="file_path">c</parameter>\n'
-        "</invoke>",
-        {"content": 'a</parameter> b <parameter name="file_path">c'},
-    ),
-    (
-        "a parameter that the tool does not know is one on a line of its own",
-        '<invoke name="Write">\n<parameter name="content">a</parameter>\n<parameter name="zip">b</parameter></invoke>',
-        {"content": "a", "zip": "b"},
-    ),
-    (
-        "but part of a text of several lines",
-        '<invoke name="Write">\n<parameter name="content">\na</parameter>\n<parameter name="z">b</parameter></invoke>',
-        {"content": 'a</parameter>\n<parameter name="z">b'},
-    ),
-    (
-        "a parameter that was given already is given anew",
-        '<invoke name="Write">\n<parameter name="file_path">/a</parameter>\n<parameter name="content">b</parameter>\n'
-        '<parameter name="file_path">c</parameter>\n</invoke>',
-        {"file_path": "c", "content": "b"},
-    ),
-    (
-        "an invoke that closes before text is part of the value",
-        '<invoke name="Write">\n<parameter name="content">a</parameter>\n</invoke>\nb</parameter>\n</invoke>',
-        {"content": "a</parameter>\n</invoke>\nb"},
-    ),
-    (
-        "tags may stand on one line",
-        '<invoke name="Write"><parameter name="content">a</parameter> <parameter name="file_path">/</parameter>'
-        "</invoke>",
-        {"content": "a", "file_path": "/"},
-    ),
-    (
-        "a value marked as JSON",
-        '<invoke name="Write">\n<parameter name="content" encoding="json">"a\\n\\u003cb>"</parameter>\n</invoke>',
-        {"content": "a\n<b>"},
-    ),
-    (
-        "a value marked as JSON that is none",
-        '<invoke name="Write">\n<parameter name="content" encoding="json">a</parameter>\n</invoke>',
-        {"content": "a"},
-    ),
-]
-
-
-@pytest.mark.parametrize(("invoke", "arguments"), [each[1:] for each in CLOSING], ids=[each[0] for each in CLOSING])
-def test_a_tag_closes_only_what_makes_sense(invoke: str, arguments: Json) -> None:
-    assert calls_in(block(invoke), by_name(WRITE)) == [Call("Write", arguments)]
-
-
-def test_several_parameters_that_no_tool_has_are_not_swallowed() -> None:
-    invoke = """\
-<invoke name="Bash">
-<parameter name="command">ls</parameter>
-<parameter name="reason">to look</parameter>
-<parameter name="mood">curious</parameter>
-</invoke>"""
-    arguments = {"command": "ls", "reason": "to look", "mood": "curious"}
-    assert calls_in(block(invoke), by_name(BASH)) == [Call("Bash", arguments)]
-
-
-VALUES: list[tuple[Json, str, Any]] = [
-    (STRING, "true", "true"),
-    (STRING, '"quoted"', '"quoted"'),
-    (STRING, " 5 ", " 5 "),
-    (INTEGER, "5", 5),
-    (INTEGER, "\n5\n", 5),
-    (INTEGER, "five", "five"),
-    (BOOLEAN, "true", True),
-    ({"type": "array"}, '["a", {"b": 1}]', ["a", {"b": 1}]),
-    ({"type": "object"}, '{\n  "a": 1\n}', {"a": 1}),
-    ({"type": ["string", "null"]}, "null", None),
-    ({"type": ["string", "null"]}, "5", "5"),
-    ({"type": ["string", "null"]}, '"null"', "null"),
-    ({}, "plain words", "plain words"),
-    ({}, "[1]", [1]),
-]
-
-
-@pytest.mark.parametrize(("schema", "written", "value"), VALUES, ids=[f"{s} {w!r}" for s, w, _ in VALUES])
-def test_a_value_is_raw_where_only_a_string_may_stand_else_json_if_it_is_any(
-    schema: Json, written: str, value: Any
-) -> None:
-    text = block(f'<invoke name="T">\n<parameter name="v">{written}</parameter>\n</invoke>')
-    assert exactly(calls_in(text, by_name(tool("T", {"v": schema})))) == exactly([Call("T", {"v": value})])
-
-
-def strict_json(arguments: Any) -> str:
-    return json.dumps(arguments, allow_nan=False)
-
-
-@pytest.mark.parametrize("written", ["NaN", "-Infinity", "1e999"])
-@pytest.mark.parametrize("schema", [{"type": "number"}, {"type": "array"}, {}], ids=str)
-def test_numbers_that_json_does_not_know_are_no_numbers(schema: Json, written: str) -> None:
-    value = f"[{written}]" if schema.get("type") == "array" else written
-    text = block(f'<invoke name="T">\n<parameter name="v">{value}</parameter>\n</invoke>')
-    for call in calls_in(text, by_name(tool("T", {"v": schema}))):
-        strict_json(call.arguments)
-
-
-def test_nothing_that_a_model_nests_makes_the_reader_fail() -> None:
-    deep = "[" * 100_000
-    text = block(f'<invoke name="T">\n<parameter name="v">{deep}</parameter>\n</invoke>')
-    assert calls_in(text, by_name(tool("T", {"v": {"type": "array"}})))[0].arguments["v"] in (deep, [deep])
