@@ -7,7 +7,7 @@ and the model, which writes as it reads, does the same; one decoding then gives 
     decode_once(armour(text)) == text        for every text
 
 The decoding is the module's; nothing that came back is decoded again. What is known of it here serves to find where a
-model forgot the armour (`core.slips`).
+model forgot the armour (`core.reply.edit_mending`).
 """
 
 from __future__ import annotations
