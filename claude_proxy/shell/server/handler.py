@@ -27,7 +27,6 @@ from claude_proxy.shell.server.http_body import read_body
 from claude_proxy.shell.server.http_head import RequestHead, check_length, read_head
 from claude_proxy.shell.server.incoming import Incoming
 from claude_proxy.shell.server.outgoing import Outgoing
-from claude_proxy.shell.wait.floor import waiting, working
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more
 _DRAIN_SECONDS, _DRAIN_RATE = 5.0, 1024**2
@@ -161,8 +160,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         if not self._incoming.await_request(settings.idle_timeout):
             return
         if connections.turn(self.connection, Phase.READING):
-            with working:
-                self._serve_request()
+            self._serve_request()
 
     def _serve_request(self) -> None:
         connections = self.server.connections
@@ -216,8 +214,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
         self._incoming.allow(_DRAIN_SECONDS, _DRAIN_RATE)
-        with waiting:
-            self._incoming.discard(_DRAIN_BYTES)
+        self._incoming.discard(_DRAIN_BYTES)
 
     # --- responses ----------------------------------------------------------------------------------------------------
 

@@ -16,18 +16,16 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TypeVar
 
 from claude_proxy.errors import ClientGone
-from claude_proxy.shell.wait.floor import waiting
 
 T = TypeVar("T")
 
 READ, WRITE = 1, 2
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-_AT_ONCE = nullcontext()
 _GLANCE = 0.25  # seconds between looks at the client while the upstream side never pauses
 # Tells of a close behind bytes that nobody has read yet. Where it is missing, a client that sends on is not watched.
 _HANG_UP: int = getattr(select, "POLLRDHUP", 0)
@@ -191,16 +189,14 @@ def _select(
         if not reading and not writing:
             return False, False, False
         # Windows reports a connection that failed as an exceptional condition.
-        with waiting:
-            found = select.select(reading, writing, writing, min(timeout, 3600.0))
+        found = select.select(reading, writing, writing, min(timeout, 3600.0))
         return any(sock in each for each in found), client in found[0], False
     poll = select.poll()
     if sock:
         poll.register(sock, (select.POLLIN if event & READ else 0) | (select.POLLOUT if event & WRITE else 0))
     if client:
         poll.register(client, _HANG_UP if client_talks else select.POLLIN | _HANG_UP)
-    with waiting if timeout > 0 else _AT_ONCE:
-        found_events = dict(poll.poll(math.ceil(min(timeout, 3600.0) * 1000)))
+    found_events = dict(poll.poll(math.ceil(min(timeout, 3600.0) * 1000)))
     of_client = found_events.get(client.fileno(), 0) if client else 0
     gone = of_client & (_HANG_UP | select.POLLHUP | select.POLLERR | select.POLLNVAL)
     return bool(sock and found_events.get(sock.fileno())), bool(of_client), bool(gone)
