@@ -20,11 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from claude_proxy import __version__
+from claude_proxy.core.http1.request import RequestHead, check_length, read_body, read_head
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server.connections import Budget, Connections, Parting, Phase
-from claude_proxy.shell.server.http_body import read_body
-from claude_proxy.shell.server.http_head import RequestHead, check_length, read_head
 from claude_proxy.shell.server.incoming import Incoming
 from claude_proxy.shell.server.outgoing import Outgoing
 
