@@ -309,7 +309,7 @@ def test_reading_a_body_takes_at_most_so_many_times_its_size(case: str) -> None:
     """What deploy/ allows the process goes by these figures."""
     body, most = SIZES[case]
     settings = Settings("http://127.0.0.1:1/api/", cache_mb=0)
-    exchange = Exchange(settings, Upstream.from_settings(settings))
+    exchange = Exchange(settings, Upstream(settings))
     with little_memory(most * len(body)):
         exchange.prepare(exchange.read(body, json_node.Rules()))
 
