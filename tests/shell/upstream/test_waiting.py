@@ -247,6 +247,23 @@ def test_a_step_may_have_a_limit_of_its_own(client: Client) -> None:
     assert caught.value.whole_call
 
 
+def test_the_earliest_of_several_limits_holds_and_only_within(client: Client) -> None:
+    now = 0.0
+    waiter = Waiter(limit=100, clock=lambda: now)
+    with waiter.within(10), waiter.within(20):
+        waiter.attend()
+        now = 10.0
+        for step in (waiter.attend, lambda: waiter.wait(client[0], READ)):
+            with pytest.raises(OutOfTime) as caught:
+                step()
+            assert not caught.value.whole_call
+    waiter.attend()
+    now = 100.0
+    with waiter.within(10), pytest.raises(OutOfTime) as caught:
+        waiter.attend()
+    assert caught.value.whole_call
+
+
 def test_where_there_is_no_poll_select_does_it(client: Client) -> None:
     with faults.served(faults.keep_answering) as (upstream, _):
         assert post(upstream, bytes(1024 * 1024), client=client[1], ready=ready_by_select).body == b"ok"
