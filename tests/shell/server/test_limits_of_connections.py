@@ -146,6 +146,7 @@ def test_an_idle_connection_makes_room(serve: Serve) -> None:
 def _served(site: Site, stack: ExitStack) -> Wire:
     wire = connect_and_ask(site, stack)
     assert wire.read_response().status == 200
+    eventually(lambda: phases(site) == {Phase.IDLE})  # only what has become idle makes room
     return wire
 
 
