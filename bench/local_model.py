@@ -157,7 +157,7 @@ def main() -> int:
     began = time.monotonic()
     with Simulator(openai_backend(options.url, model=options.model)) as redcap:
         settings = Settings(redcap_api_url=redcap.url)
-        exchange = Exchange(settings, Upstream(redcap.url, connect_timeout=5))
+        exchange = Exchange(settings, Upstream(settings))
         for number, task in enumerate(TASKS, start=1):
             body = {
                 "model": options.alias,

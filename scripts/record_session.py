@@ -318,7 +318,7 @@ def record(folder: Path, home: Path) -> str:
     recorder = Recorder()
     with Simulator(model) as redcap:
         settings = Settings(redcap_api_url=redcap.url, redcap_api_token=Secret(TOKEN), listen_port=0)
-        exchange = Exchange(settings, Upstream.from_settings(settings))
+        exchange = Exchange(settings, Upstream(settings))
         with running(ProxyServer(settings, Tap(exchange, Journal("error", "text", io.StringIO()), recorder))) as server:
             version = drive([asked for asked, _ in turns], server.url, folder, home)
         exchange.close()

@@ -84,7 +84,7 @@ def main() -> None:
     with Simulator(model, tokens={TOKEN}) as redcap:
         settings = Settings(redcap.url, Secret(TOKEN), listen_port=0, model_map=MODEL_MAP)
         shown = Settings("https://redcap.example.edu/api/", Secret(TOKEN), model_map=MODEL_MAP)
-        exchange = Exchange(shown, Upstream.from_settings(settings))
+        exchange = Exchange(shown, Upstream(settings))
         app = App(exchange, Journal("error", out=io.StringIO(), clock=clock))
         with ProxyServer(settings, app) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()

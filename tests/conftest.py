@@ -379,7 +379,7 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 @contextmanager
 def running_proxy(settings: Settings) -> Iterator[Proxy]:
     out = io.StringIO()
-    exchange = Exchange(settings, Upstream.from_settings(settings))
+    exchange = Exchange(settings, Upstream(settings))
     app = App(exchange, Journal(settings.log_level, settings.log_format, out))
     with running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)

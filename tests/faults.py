@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self, TypeAlias
 
-import pytest
 import trustme
 from conftest import PATIENCE, eventually
 
+from claude_proxy.settings.table import Settings
 from claude_proxy.shell.upstream.client import HttpAnswer, Upstream, Waiter
+from claude_proxy.shell.upstream.stream import Address, Network
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
@@ -293,10 +294,15 @@ def served(
         yield up, server
 
 
+_OF_UPSTREAM = {"network", "idle_seconds", "most_idle", "stale_seconds", "max_answer"}
+
+
 @contextmanager
 def posting_to(url: str, **options: Any) -> Iterator[Upstream]:
-    """An `Upstream` with so much patience that no limit is met unless the test wants it."""
-    upstream = Upstream(url, **{"connect_timeout": PATIENCE, "silence_timeout": PATIENCE} | options)
+    """An `Upstream` with so much patience that no limit is met unless the test wants it; options also of `Settings`."""
+    its = {name: options.pop(name) for name in _OF_UPSTREAM & options.keys()}
+    settings = Settings(url, **{"connect_timeout": PATIENCE, "silence_timeout": PATIENCE} | options)
+    upstream = Upstream(settings, **its)
     try:
         yield upstream
     finally:
@@ -329,7 +335,16 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
-def resolve_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """Let every name have several addresses."""
-    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+class Resolving(Network):
+    """The network of this machine, but every name has the same addresses, or needs an event to be looked up."""
+
+    def __init__(self, *ports: int, after: threading.Event | None = None) -> None:
+        self._addresses: list[Address] = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports
+        ]
+        self._after = after
+
+    def look_up(self, host: str, port: int, *, numeric: bool = False) -> list[Address]:
+        if self._after and not numeric:
+            self._after.wait(PATIENCE)
+        return self._addresses or super().look_up(host, port, numeric=numeric)

@@ -10,7 +10,7 @@ from conftest import Response, Wire
 from claude_proxy.core.messages.response import error_json, to_bytes
 from claude_proxy.errors import ProxyError
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.server.handler import HttpRequest, ProxyServer, ResponseWriter
+from claude_proxy.shell.server.handler import USUAL_LIMITS, HttpRequest, ProxyServer, ResponseWriter, ServerLimits
 
 Answer: TypeAlias = Callable[[HttpRequest, ResponseWriter], None]
 
@@ -52,10 +52,10 @@ class Application:
         response.respond(error.status, headers, to_bytes(error_json(error, "req_1")))
 
 
-def listening(answer: Answer, **changes: Any) -> ProxyServer:
+def listening(answer: Answer, *, limits: ServerLimits = USUAL_LIMITS, **changes: Any) -> ProxyServer:
     """A server that is not running yet; `changes` are settings that differ from the defaults."""
     usual = {"redcap_api_url": "http://127.0.0.1/api/", "listen_port": 0}
-    return ProxyServer(Settings(**{**usual, **changes}), Application(answer))
+    return ProxyServer(Settings(**{**usual, **changes}), Application(answer), limits)
 
 
 class Site:

@@ -31,7 +31,7 @@ PACKAGES = (
         f"core.{name}"
         for name in (
             *("expressions", "json_text", "memo", "json_schema", "messages", "aliases", "calls", "prompt"),
-            *("securechat", "reply"),
+            *("securechat", "reply", "http1"),
         )
     ),
     *(f"shell.{name}" for name in ("wait", "upstream", "server", "observe", "proxy")),
@@ -62,7 +62,7 @@ PURE = frozenset(
             "re",
             "shlex",
         ),
-        *("string", "struct", "textwrap", "tomllib", "types", "typing", "unicodedata", "urllib.parse"),
+        *("string", "struct", "textwrap", "tomllib", "types", "typing", "unicodedata", "urllib.parse", "zlib"),
     }
 )
 """The standard library's modules that compute and do nothing else. The core may import these."""

@@ -17,7 +17,7 @@ from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, m
 from test_nginx import AROUND, find_nginx
 
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.server import connections
+from claude_proxy.shell.server.handler import USUAL_LIMITS
 
 ROOT = Path(__file__).resolve().parent.parent
 REDCAP = "https://redcap.example.edu/api/"
@@ -73,7 +73,7 @@ def test_the_grace_of_all_of_them_is_longer_than_the_proxys() -> None:
     for path, pattern in patterns:
         (seconds,) = re.findall(pattern, path.read_text(encoding="utf-8"))
         before = re.findall(r"time\.sleep\((\d+)\)", path.read_text(encoding="utf-8"))  # what Kubernetes' preStop takes
-        needed = Settings(REDCAP).shutdown_grace + connections._FAREWELL_SECONDS + sum(map(int, before))
+        needed = Settings(REDCAP).shutdown_grace + USUAL_LIMITS.farewell_seconds + sum(map(int, before))
         assert int(seconds) >= needed, path.name
 
 

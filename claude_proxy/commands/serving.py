@@ -30,7 +30,7 @@ def listen(configured: Settings, journal: Journal) -> ProxyServer | None:
     """A server for these settings; None, and a message, where its address cannot be listened on."""
     forbid_core_dumps()
     configured = _fit_to_open_files(configured, journal)
-    app = App(Exchange(configured, Upstream.from_settings(configured)), journal)
+    app = App(Exchange(configured, Upstream(configured)), journal)
     threading.stack_size(_STACK)
     try:
         server = ProxyServer(configured, app)

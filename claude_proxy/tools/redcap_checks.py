@@ -19,23 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from claude_proxy.core.aliases.mapping import choose_alias, label
+from claude_proxy.core.http1.answer import HttpAnswer
 from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat import form
 from claude_proxy.core.securechat.answer import read_answer
-from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError, UpstreamUnreachable
+from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome, new_id
-from claude_proxy.shell.upstream import forward_proxy, tls
 from claude_proxy.shell.upstream.client import Upstream, Waiter
-from claude_proxy.shell.upstream.forward_proxy import ForwardProxy
-from claude_proxy.shell.upstream.http_answer import HttpAnswer, Inbox
-from claude_proxy.shell.upstream.resolve import Address, Resolver
-from claude_proxy.shell.wait.waiter import OutOfTime
+from claude_proxy.shell.upstream.connection import Connection
+from claude_proxy.shell.upstream.stream import Address
 from claude_proxy.tools import model_table
 from claude_proxy.tools.model_table import Row
 
@@ -99,19 +96,10 @@ class Site:
         self.settings = settings
         self.token = token
         self.patience = patience
-        self.upstream = Upstream.from_settings(settings)
-        self._proxy: ForwardProxy | None = forward_proxy.choose(
-            settings.redcap_api_url,
-            https_proxy=settings.https_proxy,
-            http_proxy=settings.http_proxy,
-            no_proxy=settings.no_proxy,
-        )
-        parts = urlsplit(settings.redcap_api_url)
-        self._host = parts.hostname or ""
-        self._secured = parts.scheme == "https"
-        self._port = parts.port or (443 if self._secured else 80)
+        self.upstream = Upstream(settings)
+        self._route = self.upstream.route
         self._addresses: list[Address] = []
-        self._socket: socket.socket | None = None
+        self._connection: Connection | None = None
         self._refusal: ProxyError | None = None
         self._watched, self._watching = socket.socketpair()  # when the one is closed, all calls are given up
 
@@ -119,7 +107,7 @@ class Site:
         """Give up what is running, and close all connections."""
         self._watching.close()
         self._watched.close()
-        self._drop_socket()
+        self._drop_connection()
         self.upstream.close()
 
     def _waiter(self, limit: float) -> Waiter:
@@ -144,24 +132,13 @@ class Site:
         url, prefix = self.settings.redcap_api_url, self.settings.redcap_module_prefix
         read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
 
-    def _explain(self, stage: str) -> ProxyError:
-        """What a client would be told where a stage has failed."""
-        try:
-            self._post({"content": "version"})
-        except ProxyError as error:
-            return error
-        return UpstreamUnreachable(f"The {stage} failed once, and then worked: the network is not reliable. Try again.")
-
     # --- the way there ------------------------------------------------------------------------------------------------
 
     def check_name(self) -> Finding:
         """Look the host up, or the proxy before it."""
-        host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._host, self._port)
-        limit = self.settings.connect_timeout
-        try:
-            self._addresses = Resolver(host, port, patience=limit).addresses(self._waiter(limit + 1), until=limit)
-        except (OSError, UnicodeError, OutOfTime):
-            raise self._explain("look-up") from None
+        host, _ = self._route.peer
+        with self._connecting() as (waiter, _limit):
+            self._addresses = self._route.look_up(waiter)
         found = list(dict.fromkeys(str(address[4][0]) for address in self._addresses))
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return ok("name", f"{host} is {shown}" if found != [host] else f"{host} is an address, and needs no look-up")
@@ -169,61 +146,39 @@ class Site:
     def check_connection(self) -> Finding:
         """Connect, and through the proxy where there is one."""
         began = time.monotonic()
-        self._socket = self._connect()
-        if self._socket is None:
-            raise self._explain("connection")
-        where = f"{self._host}:{self._port}"
-        if self._proxy is None:
-            return ok("connection", f"{where} answers ({_seconds(began)})")
-        if self._secured:
-            self._tunnel(self._socket, self._proxy, where)
-        return ok("connection", f"{where} is reached through {self._proxy} ({_seconds(began)})")
-
-    def _connect(self) -> socket.socket | None:
-        for family, kind, protocol, _, place in self._addresses:
-            sock = socket.socket(family, kind, protocol)
-            sock.settimeout(self.settings.connect_timeout / len(self._addresses))
-            try:
-                sock.connect(place)
-            except OSError:
-                sock.close()
-                continue
-            sock.settimeout(self.settings.connect_timeout)
-            return sock
-        return None
-
-    def _tunnel(self, sock: socket.socket, proxy: ForwardProxy, where: str) -> None:
-        inbox = Inbox(lambda: sock.recv(4096))
-        try:
-            sock.sendall(forward_proxy.connect_request(proxy, self._host, self._port))
-            forward_proxy.read_connected(proxy, inbox, where)
-        except OSError:
-            raise self._explain("tunnel") from None
+        with self._connecting() as (waiter, limit):
+            self._connection = self._route.reach(self._addresses, waiter, limit, secure=False)
+        if self._route.proxy is None:
+            return ok("connection", f"{self._route.where} answers ({_seconds(began)})")
+        return ok("connection", f"{self._route.where} is reached through {self._route.proxy} ({_seconds(began)})")
 
     def check_tls(self) -> Finding:
         """Secure the connection, and read the certificate."""
-        sock = self._socket
-        if not self._secured or sock is None:
+        if not self._route.secured or self._connection is None:
             return skipped("TLS", "there is none, for REDCAP_API_URL begins with http://")
-        context = tls.client_context(self.settings.redcap_ca_bundle, self.settings.redcap_tls_minimum)
-        try:
-            self._socket = secured = context.wrap_socket(sock, server_hostname=self._host)
-        except (OSError, ValueError):
-            raise self._explain("TLS handshake") from None
-        certificate = secured.getpeercert() or {}
-        version = (secured.version() or "TLS").replace("TLSv", "TLS ")
-        return judge_certificate(certificate, version, time.time())
+        with self._connecting() as (waiter, _limit):
+            self._route.secure(self._connection, waiter)
+        certificate, version = self._connection.stream.certificate()
+        return judge_certificate(certificate, version.replace("TLSv", "TLS "), time.time())
 
-    def _drop_socket(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+    @contextlib.contextmanager
+    def _connecting(self) -> Iterator[tuple[Waiter, float]]:
+        """A waiter with the limit of connecting, and that limit."""
+        limit = self.settings.connect_timeout
+        waiter = self._waiter(limit + 1)
+        with waiter.within(limit):
+            yield waiter, limit
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     # --- REDCap -------------------------------------------------------------------------------------------------------
 
     def check_redcap(self) -> Finding:
         """Ask for REDCap's version."""
-        self._drop_socket()
+        self._drop_connection()
         began = time.monotonic()
         came, sent = self._post({"content": "version"})
         version = came.body[:100].decode("latin-1").strip()

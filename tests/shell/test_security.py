@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, Proxy, Redcap, StartProxy, message_request
 
+from claude_proxy.core.http1.request import RequestHead, read_body
+from claude_proxy.core.http1.request import unpack_body as unpack
 from claude_proxy.core.messages import json_node
 from claude_proxy.core.messages.content import Text, Tool, ToolUse
 from claude_proxy.core.messages.request import parse_request
@@ -29,8 +31,6 @@ from claude_proxy.errors import InvalidRequest, ProxyOverloaded, RequestTimeout
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.connections import Budget
-from claude_proxy.shell.server.http_body import read_body, unpack
-from claude_proxy.shell.server.http_head import RequestHead
 from claude_proxy.shell.server.incoming import Incoming
 from claude_proxy.shell.upstream.client import Upstream
 
@@ -309,7 +309,7 @@ def test_reading_a_body_takes_at_most_so_many_times_its_size(case: str) -> None:
     """What deploy/ allows the process goes by these figures."""
     body, most = SIZES[case]
     settings = Settings("http://127.0.0.1:1/api/", cache_mb=0)
-    exchange = Exchange(settings, Upstream.from_settings(settings))
+    exchange = Exchange(settings, Upstream(settings))
     with little_memory(most * len(body)):
         exchange.prepare(exchange.read(body, json_node.Rules()))
 

@@ -35,7 +35,6 @@ from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.shell.server import access
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream.client import Waiter
-from claude_proxy.shell.wait.floor import waiting
 
 _JSON = {"content-type": "application/json"}
 _EVENT_STREAM = {
@@ -270,8 +269,7 @@ class App:
             if visit.request.is_stopping():
                 break
             client.attend()
-            with waiting:
-                time.sleep(_LOOK_UP)
+            time.sleep(_LOOK_UP)
         visit.response.end_stream()
 
     def _may_look(self, visit: Visit) -> bool:

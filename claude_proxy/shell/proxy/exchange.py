@@ -362,7 +362,7 @@ def _way(settings: Settings) -> _Way:
 def _find_ways(settings: Settings, known: Mapping[_Way, Upstream]) -> dict[_Way, Upstream]:
     """An upstream for every server; those that are known already are kept."""
     sites = [settings.at(name) for name in (DEFAULT_SERVER, *settings.servers)]
-    return {_way(site): known.get(_way(site)) or Upstream.from_settings(site) for site in sites}
+    return {_way(site): known.get(_way(site)) or Upstream(site) for site in sites}
 
 
 def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...], int]:

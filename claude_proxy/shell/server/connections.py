@@ -17,11 +17,9 @@ try:
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
-_FAREWELL_SECONDS = 5.0  # for the last words after the time of grace
 _FILES_PER_CONNECTION = 2  # the client's, and REDCap's
 _OTHER_FILES = 64
 _PARTING_SECONDS = 2.0
-_MAX_PARTING = 256
 
 
 class Phase(enum.Enum):
@@ -35,9 +33,10 @@ class Phase(enum.Enum):
 class Connections:
     """All connections that were let in, each served by a thread of its own."""
 
-    def __init__(self, limit: int) -> None:
-        """Begin without any; there may be `limit` at once."""
+    def __init__(self, limit: int, farewell_seconds: float) -> None:
+        """Begin without any; there may be `limit` at once, and after the time of grace so long for the last words."""
         self._limit = limit
+        self._farewell_seconds = farewell_seconds
         self._phases: dict[socket.socket, Phase] = {}  # in the order of the last change
         self._changed = threading.Condition()
         self._stopping = self._out_of_time = False
@@ -108,7 +107,7 @@ class Connections:
             for connection, phase in self._phases.items():
                 if phase is Phase.READING:  # wakes its thread, which tells the client
                     _shut(connection, socket.SHUT_RD)
-            self._changed.wait_for(lambda: not self._phases, _FAREWELL_SECONDS)
+            self._changed.wait_for(lambda: not self._phases, self._farewell_seconds)
             return len(self._phases)
 
     def _hang_up(self, phase: Phase, most: int | None = None) -> int:
@@ -181,8 +180,9 @@ class Parting:
     thread keeps it for a moment, reading what comes, and never waits.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without any; `clock` gives seconds, from any start."""
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without any, and keep `most` at once; `clock` gives seconds, from any start."""
+        self._most = most
         self._clock = clock
         self._leaving: dict[socket.socket, float] = {}
 
@@ -193,7 +193,7 @@ class Parting:
             connection.send(last_word)  # the buffer of a new connection takes it whole
         _shut(connection, socket.SHUT_WR)
         self._leaving[connection] = self._clock() + _PARTING_SECONDS
-        if len(self._leaving) > _MAX_PARTING:
+        if len(self._leaving) > self._most:
             self._close(next(iter(self._leaving)))
 
     def work(self) -> None:

@@ -17,17 +17,15 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from claude_proxy import __version__
+from claude_proxy.core.http1.request import RequestHead, check_length, read_body, read_head
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server.connections import Budget, Connections, Parting, Phase
-from claude_proxy.shell.server.http_body import read_body
-from claude_proxy.shell.server.http_head import RequestHead, check_length, read_head
 from claude_proxy.shell.server.incoming import Incoming
 from claude_proxy.shell.server.outgoing import Outgoing
-from claude_proxy.shell.wait.floor import waiting, working
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more
 _DRAIN_SECONDS, _DRAIN_RATE = 5.0, 1024**2
@@ -135,7 +133,6 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 0
     rbufsize = 0  # `Incoming` is the buffer
-    timeout = 120.0  # seconds for one write to the client
     disable_nagle_algorithm = True  # sets TCP_NODELAY
 
     def setup(self) -> None:
@@ -145,7 +142,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.IPPROTO_TCP, cork, 0)
         self.connection.setblocking(False)
         self._incoming = Incoming(self.connection)
-        self.wfile = Outgoing(self.connection, self.timeout)
+        self.wfile = Outgoing(self.connection, self.server.limits.write_seconds)
         self._head: RequestHead | None = None
         self.started = False
 
@@ -161,8 +158,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         if not self._incoming.await_request(settings.idle_timeout):
             return
         if connections.turn(self.connection, Phase.READING):
-            with working:
-                self._serve_request()
+            self._serve_request()
 
     def _serve_request(self) -> None:
         connections = self.server.connections
@@ -216,8 +212,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
         self._incoming.allow(_DRAIN_SECONDS, _DRAIN_RATE)
-        with waiting:
-            self._incoming.discard(_DRAIN_BYTES)
+        self._incoming.discard(_DRAIN_BYTES)
 
     # --- responses ----------------------------------------------------------------------------------------------------
 
@@ -299,13 +294,30 @@ def _bytes_of_bodies(settings: Settings) -> int:
     return max(settings.max_bodies_mb, settings.max_body_mb) * 1024**2
 
 
+class ServerLimits(NamedTuple):
+    """Limits that no setting changes.
+
+    Attributes:
+        write_seconds: for one write to a client.
+        farewell_seconds: for the last words when the server stops and the time of grace is over.
+        most_parting: connections that were not let in and are still listening to why.
+    """
+
+    write_seconds: float = 120.0
+    farewell_seconds: float = 5.0
+    most_parting: int = 256
+
+
+USUAL_LIMITS = ServerLimits()
+
+
 class ProxyServer(ThreadingHTTPServer):
     """A thread for each connection, and no more of them than there may be."""
 
     daemon_threads = True
     request_queue_size = 1024
 
-    def __init__(self, settings: Settings, application: Application) -> None:
+    def __init__(self, settings: Settings, application: Application, limits: ServerLimits = USUAL_LIMITS) -> None:
         """Listen.
 
         Raises:
@@ -313,9 +325,10 @@ class ProxyServer(ThreadingHTTPServer):
         """
         self.application = application
         self.settings = settings
-        self.connections = Connections(settings.max_connections)
+        self.limits = limits
+        self.connections = Connections(settings.max_connections, limits.farewell_seconds)
         self.bodies = Budget(_bytes_of_bodies(settings))
-        self._parting = Parting()
+        self._parting = Parting(limits.most_parting)
         host, port = settings.listen_host, settings.listen_port
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self.address_family = family

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from claude_proxy import __version__
+from claude_proxy.core.http1.answer import BadAnswer
 from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
-from claude_proxy.settings.table import is_loopback
+from claude_proxy.settings.table import Settings, is_loopback
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.upstream.http_answer import BadAnswer, Inbox, read_head
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -42,6 +42,11 @@ class ForwardProxy(NamedTuple):
         return f"the proxy {self.host}:{self.port} of {self.variable}"
 
     @property
+    def at_the_beginning(self) -> str:
+        """What it is called where a sentence begins with it."""
+        return "T" + str(self)[1:]
+
+    @property
     def header(self) -> str:
         """The header line that introduces us to it, with its end; nothing where it need not know."""
         return f"Proxy-Authorization: {self.authorization.reveal()}\r\n" if self.authorization else ""
@@ -50,16 +55,18 @@ class ForwardProxy(NamedTuple):
 # --- which ------------------------------------------------------------------------------------------------------------
 
 
-def choose(url: str, *, https_proxy: Secret | None, http_proxy: Secret | None, no_proxy: str) -> ForwardProxy | None:
-    """The proxy on the way to an address; None where it is reached directly.
+def choose(settings: Settings) -> ForwardProxy | None:
+    """The proxy on the way to REDCap; None where it is reached directly.
 
     Raises:
         SettingsError: the proxy that is to be used has an address that cannot be.
     """
-    parts = urlsplit(url)
-    variable, address = ("HTTPS_PROXY", https_proxy) if parts.scheme == "https" else ("HTTP_PROXY", http_proxy)
+    parts = urlsplit(settings.redcap_api_url)
+    variable, address = ("HTTP_PROXY", settings.http_proxy)
+    if parts.scheme == "https":
+        variable, address = ("HTTPS_PROXY", settings.https_proxy)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    if address is None or is_loopback(host) or is_exempt(host, port, no_proxy):
+    if address is None or is_loopback(host) or is_exempt(host, port, settings.no_proxy):
         return None
     return _parse(variable, address.reveal())
 
@@ -126,34 +133,25 @@ def connect_request(proxy: ForwardProxy, host: str, port: int) -> bytes:
     ).encode()
 
 
-def read_connected(proxy: ForwardProxy, inbox: Inbox, where: str) -> None:
-    """Read the proxy's answer to a CONNECT.
+def no_answer(proxy: ForwardProxy, bad: BadAnswer, where: str) -> ProxyError:
+    """What to say of a proxy that does not answer in HTTP when asked for a host and port."""
+    failure = UpstreamMisconfigured if bad.lasting else UpstreamUnreachable
+    return failure(
+        f"{proxy.at_the_beginning} gave no answer to be understood when asked for {where}: it {bad.what}. Check "
+        f"{proxy.variable}."
+    )
 
-    Args:
-        proxy: who answers.
-        inbox: where its answer comes in.
-        where: host and port that were asked for.
 
-    Raises:
-        ProxyError: there is no tunnel; the message says why.
-    """
-    try:
-        head = read_head(inbox)
-    except BadAnswer as bad:
-        message = f"{_capital(proxy)} gave no answer to be understood when asked for {where}: it {bad.what}."
-        failure = UpstreamMisconfigured if bad.lasting else UpstreamUnreachable
-        raise failure(f"{message} Check {proxy.variable}.") from None
-    if not 200 <= head.status < 300:
-        raise refusal(proxy, head.status, where)
-    if len(inbox):
-        raise UpstreamMisconfigured(
-            f"{_capital(proxy)} spoke before REDCap did. Check that {proxy.variable} names an HTTP proxy."
-        )
+def too_much(proxy: ForwardProxy) -> ProxyError:
+    """What to say of a proxy that goes on talking when it has made the tunnel."""
+    return UpstreamMisconfigured(
+        f"{proxy.at_the_beginning} spoke before REDCap did. Check that {proxy.variable} names an HTTP proxy."
+    )
 
 
 def refusal(proxy: ForwardProxy, status: int, where: str) -> ProxyError:
     """What a status means that comes from the proxy itself."""
-    answered = f"{_capital(proxy)} answered {status}"
+    answered = f"{proxy.at_the_beginning} answered {status}"
     if status == 407 and proxy.authorization:
         return UpstreamMisconfigured(
             f"{answered}: it does not accept the user name and password in {proxy.variable}. Correct them "
@@ -173,7 +171,3 @@ def refusal(proxy: ForwardProxy, status: int, where: str) -> ProxyError:
         f"{answered}: it does not connect to {where}. Ask whoever runs the proxy to allow it, or name the host in "
         "NO_PROXY to reach it directly."
     )
-
-
-def _capital(proxy: ForwardProxy) -> str:
-    return "T" + str(proxy)[1:]

@@ -10,12 +10,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from typing import TypeAlias
 
+from claude_proxy.shell.upstream.stream import Address, Network
 from claude_proxy.shell.wait.waiter import READ, Waiter
-
-Address: TypeAlias = tuple[int, int, int, str, tuple[object, ...]]
-"""As `socket.getaddrinfo` returns them."""
 
 MOST_THREADS = 4
 
@@ -23,26 +20,24 @@ MOST_THREADS = 4
 class Resolver:
     """Finds the addresses of one host and port."""
 
-    def __init__(self, host: str, port: int, *, patience: float) -> None:
+    def __init__(self, host: str, port: int, *, patience: float, network: Network | None = None) -> None:
         """Prepare.
 
         Args:
             host: a name or an IP address.
             port: the port.
             patience: seconds after which a look-up is taken to hang, and another may be started beside it.
+            network: whom to ask; by default the machine's.
         """
         self._host = host
         self._port = port
         self._patience = patience
+        self._network = network or Network()
         self._lock = threading.Lock()
         self._running: list[_LookUp] = []
 
-    def addresses(self, waiter: Waiter, *, until: float) -> list[Address]:
+    def addresses(self, waiter: Waiter) -> list[Address]:
         """The addresses, best first.
-
-        Args:
-            waiter: who waits.
-            until: the time limit, in the waiter's terms.
 
         Raises:
             socket.gaierror, UnicodeError: there is no such name, or no name server answers.
@@ -50,18 +45,18 @@ class Resolver:
             OutOfTime, ClientGone: as the waiter finds.
         """
         try:
-            return list(self._ask(socket.AI_NUMERICHOST))  # an IP address needs no asking
+            return self._ask(numeric=True)  # an IP address needs no asking
         except (socket.gaierror, UnicodeError):
             pass
         look_up = self._join()
         try:
-            waiter.wait(look_up.over, READ, until=until)
+            waiter.wait(look_up.over, READ)
             return look_up.result()
         finally:
             self._leave(look_up)
 
-    def _ask(self, flags: int = 0) -> list[Address]:
-        return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=flags))
+    def _ask(self, *, numeric: bool = False) -> list[Address]:
+        return self._network.look_up(self._host, self._port, numeric=numeric)
 
     def _join(self) -> _LookUp:
         """The look-up that is running, or a new one."""

@@ -104,9 +104,9 @@ def explain(error: ssl.SSLError, where: str, minimum: str) -> ProxyError:
     return UpstreamMisconfigured(f"{where} {what}. {remedy}")
 
 
-def wants_client_certificate(error: ssl.SSLError) -> bool:
+def wants_client_certificate(error: OSError) -> bool:
     """Whether a server refused us for having no certificate; with TLS 1.3 it does so after the handshake."""
-    return error.reason in _CLIENT_CERTIFICATE
+    return isinstance(error, ssl.SSLError) and error.reason in _CLIENT_CERTIFICATE
 
 
 def _explain_certificate(error: ssl.SSLCertVerificationError, where: str) -> ProxyError:

@@ -13,21 +13,14 @@ from __future__ import annotations
 import math
 import select
 import socket
-import ssl
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from claude_proxy.errors import ClientGone
-from claude_proxy.shell.wait.floor import waiting
-
-T = TypeVar("T")
 
 READ, WRITE = 1, 2
-NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-_AT_ONCE = nullcontext()
 _GLANCE = 0.25  # seconds between looks at the client while the upstream side never pauses
 # Tells of a close behind bytes that nobody has read yet. Where it is missing, a client that sends on is not watched.
 _HANG_UP: int = getattr(select, "POLLRDHUP", 0)
@@ -55,6 +48,7 @@ class Waiter:
         client: socket.socket | None = None,
         tick: Callable[[float], float] = lambda _: math.inf,
         clock: Callable[[], float] = time.monotonic,
+        ready: Ready | None = None,
     ) -> None:
         """Begin to count the time.
 
@@ -64,18 +58,30 @@ class Waiter:
             tick: called with the seconds since the beginning; sends what is due, and tells when it wants to be called
                 again, in the same terms.
             clock: seconds, from any start.
+            ready: asks the system; by default what it has for that.
         """
         self._limit = limit
         self._client = client
         self._client_talks = False
         self._tick = tick
         self._clock = clock
+        self._ready = ready or _READY
+        self._step_limit = math.inf
         self._start = clock()
         self._due = self._glance = 0.0
 
     def renew(self, limit: float) -> None:
         """Give a further call a time limit of its own, in seconds from now."""
         self._limit = self.elapsed + limit
+
+    @contextmanager
+    def within(self, until: float) -> Iterator[None]:
+        """Let what is done within have an earlier limit than the call's, in seconds since the beginning."""
+        before, self._step_limit = self._step_limit, min(self._step_limit, until)
+        try:
+            yield
+        finally:
+            self._step_limit = before
 
     @property
     def elapsed(self) -> float:
@@ -86,14 +92,14 @@ class Waiter:
         """Do what is due, without waiting; cheap enough for every step.
 
         Raises:
-            OutOfTime: the limit of the whole call has passed.
+            OutOfTime: a limit has passed.
             ClientGone: the client has closed its connection.
         """
         now = self.elapsed
         if now >= self._due:
             self._due = self._tick(now)
-        if now >= self._limit:
-            raise OutOfTime(whole_call=True)
+        if now >= min(self._limit, self._step_limit):
+            raise OutOfTime(whole_call=now >= self._limit)
         if now >= self._glance:
             self._poll(None, 0, 0.0)
 
@@ -103,7 +109,7 @@ class Waiter:
         Args:
             sock: the socket, which does not block.
             event: `READ`, `WRITE` or both.
-            until: an earlier limit than the call's, in seconds since the beginning.
+            until: a further limit, in seconds since the beginning.
 
         Raises:
             OutOfTime: a limit has passed.
@@ -113,7 +119,7 @@ class Waiter:
             now = self.elapsed
             if now >= self._due:
                 self._due = self._tick(now)
-            limit = min(self._limit, until)
+            limit = min(self._limit, self._step_limit, until)
             if self._poll(sock, event, max(min(self._due, limit) - self.elapsed, 0.0)):
                 return
             if self.elapsed >= limit:
@@ -124,7 +130,7 @@ class Waiter:
         client = None if self._client_talks and not _HANG_UP else self._client
         if client and client.fileno() < 0:
             raise ClientGone
-        ready, news, hung_up = _select(sock, event, client, self._client_talks, timeout)
+        ready, news, hung_up = self._ready(sock, event, client, self._client_talks, timeout)
         self._glance = self.elapsed + _GLANCE
         if hung_up:
             raise ClientGone
@@ -134,10 +140,10 @@ class Waiter:
 
     def _listen(self, client: socket.socket) -> None:
         """See whether the client has gone. If it has sent something instead, the server will read it later."""
-        with suppress(*NOT_READY):
+        with suppress(BlockingIOError):
             try:
                 data = client.recv(1, socket.MSG_PEEK)
-            except NOT_READY:
+            except BlockingIOError:
                 raise
             except OSError as error:
                 raise ClientGone from error
@@ -146,61 +152,47 @@ class Waiter:
             self._client_talks = True
 
 
-def attempt(step: Callable[[], T], sock: socket.socket, waiter: Waiter, event: int, *, until: float = math.inf) -> T:
-    """Do a step as soon as the socket is ready for it. TLS may want to read in order to write, and the reverse.
-
-    Args:
-        step: raises one of `NOT_READY` where it cannot go on yet.
-        sock: the socket that it works on.
-        waiter: who waits.
-        event: what a plain socket has to be ready for.
-        until: as for `Waiter.wait`.
-
-    Raises:
-        OutOfTime: a limit has passed.
-        ClientGone: the client has closed its connection.
-        OSError: the step failed.
-    """
-    while True:
-        waiter.attend()
-        try:
-            return step()
-        except NOT_READY as reason:
-            waiter.wait(sock, wanted(reason, event), until=until)
-
-
-def wanted(reason: BaseException, event: int) -> int:
-    """The event to wait for after a step said that it is not ready."""
-    if isinstance(reason, ssl.SSLWantReadError):
-        return READ
-    return WRITE if isinstance(reason, ssl.SSLWantWriteError) else event
-
-
 def is_ready(sock: socket.socket, event: int, timeout: float) -> bool:
     """Whether a socket is ready, now or before so many seconds have passed."""
-    return _select(sock, event, None, False, timeout)[0]
+    return _READY(sock, event, None, False, timeout)[0]
 
 
-def _select(
+# --- what asks the system ---------------------------------------------------------------------------------------------
+
+Ready: TypeAlias = Callable[[socket.socket | None, int, socket.socket | None, bool, float], tuple[bool, bool, bool]]
+"""Whether a socket is ready for an event, whether there is news of the client, and whether it has certainly gone.
+
+Asked of the socket, the event, the client's socket, whether the client has unread bytes, and seconds to wait.
+"""
+
+_MOST_SECONDS = 3600.0
+
+
+def ready_by_poll(
     sock: socket.socket | None, event: int, client: socket.socket | None, client_talks: bool, timeout: float
 ) -> tuple[bool, bool, bool]:
-    """Whether the socket is ready, whether there is news of the client, and whether it has certainly gone."""
-    if not hasattr(select, "poll"):  # Windows
-        reading = [each for each in (sock if event & READ else None, client) if each]
-        writing = [sock] if sock and event & WRITE else []
-        if not reading and not writing:
-            return False, False, False
-        # Windows reports a connection that failed as an exceptional condition.
-        with waiting:
-            found = select.select(reading, writing, writing, min(timeout, 3600.0))
-        return any(sock in each for each in found), client in found[0], False
+    """By `poll`, which most systems have."""
     poll = select.poll()
     if sock:
         poll.register(sock, (select.POLLIN if event & READ else 0) | (select.POLLOUT if event & WRITE else 0))
     if client:
         poll.register(client, _HANG_UP if client_talks else select.POLLIN | _HANG_UP)
-    with waiting if timeout > 0 else _AT_ONCE:
-        found_events = dict(poll.poll(math.ceil(min(timeout, 3600.0) * 1000)))
-    of_client = found_events.get(client.fileno(), 0) if client else 0
+    found = dict(poll.poll(math.ceil(min(timeout, _MOST_SECONDS) * 1000)))
+    of_client = found.get(client.fileno(), 0) if client else 0
     gone = of_client & (_HANG_UP | select.POLLHUP | select.POLLERR | select.POLLNVAL)
-    return bool(sock and found_events.get(sock.fileno())), bool(of_client), bool(gone)
+    return bool(sock and found.get(sock.fileno())), bool(of_client), bool(gone)
+
+
+def ready_by_select(
+    sock: socket.socket | None, event: int, client: socket.socket | None, _client_talks: bool, timeout: float
+) -> tuple[bool, bool, bool]:
+    """By `select`, which Windows has; there it tells of a connection that failed as an exceptional condition."""
+    reading = [each for each in (sock if event & READ else None, client) if each]
+    writing = [sock] if sock and event & WRITE else []
+    if not reading and not writing:
+        return False, False, False
+    found = select.select(reading, writing, writing, min(timeout, _MOST_SECONDS))
+    return any(sock in each for each in found), client in found[0], False
+
+
+_READY: Ready = ready_by_poll if hasattr(select, "poll") else ready_by_select

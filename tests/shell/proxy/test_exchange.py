@@ -47,13 +47,12 @@ def start(redcap: Redcap) -> Iterator[Callable[..., Exchange]]:
 
     def make(**changes: Any) -> Exchange:
         settings = Settings(redcap.url, **changes)
-        upstreams.append(Upstream(settings.redcap_api_url, connect_timeout=PATIENCE))
+        upstreams.append(Upstream(replace(settings, connect_timeout=PATIENCE)))
         return Exchange(settings, upstreams[-1])
 
     yield make
     for upstream in upstreams:
-        for _, connection in upstream._idle:
-            connection.close()
+        upstream.close()
 
 
 @pytest.fixture

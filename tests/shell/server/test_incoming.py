@@ -11,16 +11,13 @@ from contextlib import suppress
 
 import pytest
 from conftest import running
+from http_cases import BODIES, CHUNKED, CUT_SHORT, GET, MB, POST, REFUSED
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sites import MB, Site, echo, listening
+from sites import Site, echo, listening
 
+from claude_proxy.core.http1.request import unpack_body as unpack
 from claude_proxy.errors import InvalidRequest, RequestTooLarge
-from claude_proxy.shell.server.http_body import unpack
-
-GET = b"GET / HTTP/1.1\r\nHost: proxy\r\n"
-POST = b"POST / HTTP/1.1\r\nHost: proxy\r\n"
-CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -30,93 +27,6 @@ def site() -> Iterator[Site]:
 
 
 # --- Refused: the connection ends with it -----------------------------------------------------------------------------
-
-# What is no request, and the status and words of the refusal.
-REFUSED: dict[str, tuple[bytes, int, str]] = {
-    # the request line
-    "one word": (b"nonsense\r\n\r\n", 400, "request line"),
-    "four words": (b"GET / of HTTP/1.1\r\n\r\n", 400, "request line"),
-    "two blanks": (b"GET  / HTTP/1.1\r\n\r\n", 400, "request line"),
-    "a blank first": (b" GET / HTTP/1.1\r\n\r\n", 400, "well-formed"),
-    "a method that is no word": (b"G(T / HTTP/1.1\r\n\r\n", 400, "request line"),
-    "a method that never ends": (b"G" * 1000 + b" / HTTP/1.1\r\n\r\n", 400, "request line"),
-    "HTTP/0.9": (b"GET /\r\n\r\n", 400, "request line"),
-    "a version that is none": (b"GET / HTTP/x\r\n\r\n", 400, "request line"),
-    "a version in lower case": (b"GET / http/1.1\r\n\r\n", 400, "request line"),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "HTTP/1.1"),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "TLS"),
-    "bytes": (b"\x00\xff\x00\xff", 400, "well-formed"),
-    "two empty lines first": (b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", 400, "request line"),
-    "NUL in the target": (b"GET /\0 HTTP/1.1\r\n\r\n", 400, "request line"),
-    "an escape in the target": (b"GET /\x1b[31m HTTP/1.1\r\n\r\n", 400, "request line"),
-    "a letter beyond ASCII in the target": ("GET /ü HTTP/1.1\r\n\r\n".encode(), 400, "request line"),
-    "a target that is too long": (b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\n\r\n", 414, "8 KB"),
-    "a relative target": (b"GET v1/messages HTTP/1.1\r\nHost: proxy\r\n\r\n", 400, "target"),
-    "a target of another scheme": (b"GET ftp://proxy/ HTTP/1.1\r\nHost: proxy\r\n\r\n", 400, "target"),
-    "a tunnel": (b"CONNECT api:443 HTTP/1.1\r\nHost: api\r\n\r\n", 400, "HTTPS_PROXY"),
-    # line ends
-    "a bare line feed in the request line": (b"GET / HTTP/1.1\nHost: proxy\r\n\r\n", 400, "CRLF"),
-    "a bare line feed in a header": (GET + b"x: y\nz: y\r\n\r\n", 400, "CRLF"),
-    "a bare carriage return": (GET + b"x: y\rz: y\r\n\r\n", 400, "header"),
-    # headers
-    "a folded header": (GET + b"x: y\r\n z\r\n\r\n", 400, "header"),
-    "a folded first header": (b"GET / HTTP/1.1\r\n x: y\r\n\r\n", 400, "header"),
-    "a blank before the colon": (GET + b"Content-Length : 3\r\n\r\nabc", 400, "header"),
-    "no colon": (GET + b"header\r\n\r\n", 400, "header"),
-    "no name": (GET + b": y\r\n\r\n", 400, "header"),
-    "a name that is no word": (GET + b"x y: z\r\n\r\n", 400, "header"),
-    "NUL in a header": (GET + b"x: \0\r\n\r\n", 400, "header"),
-    "an escape in a header": (GET + b"x: \x1b[31m\r\n\r\n", 400, "header"),
-    "DEL in a header": (GET + b"x: \x7f\r\n\r\n", 400, "header"),
-    "too long a header": (GET + b"x: " + b"y" * 70_000 + b"\r\n\r\n", 431, "MAX_HEAD_KB"),
-    "too long a head": (GET + b"x: yyyyyyyyyy\r\n" * 99 + b"y" * 65_000 + b": z\r\n\r\n", 431, "MAX_HEAD"),
-    "too many headers": (GET + b"x: y\r\n" * 100 + b"\r\n", 431, "MAX_HEADERS"),
-    "no Host": (b"GET / HTTP/1.1\r\n\r\n", 400, "Host"),
-    "two Hosts": (GET + b"Host: other\r\n\r\n", 400, "Host"),
-    "an unknown expectation": (POST + b"Expect: 200-ok\r\nContent-Length: 3\r\n\r\n", 417, "100-continue"),
-    # framing
-    "a length and chunks": (POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "both"),
-    "chunks and a length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, "both"),
-    "two lengths": (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", 400, "Content-Length"),
-    "the same length twice": (POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400, "Content-Length"),
-    "a list of lengths": (POST + b"Content-Length: 3, 3\r\n\r\nabc", 400, "Content-Length"),
-    "a length in words": (POST + b"Content-Length: many\r\n\r\n", 400, "Content-Length"),
-    "an empty length": (POST + b"Content-Length:\r\n\r\n", 400, "Content-Length"),
-    "a negative length": (POST + b"Content-Length: -1\r\n\r\n", 400, "Content-Length"),
-    "a length with a sign": (POST + b"Content-Length: +3\r\n\r\nabc", 400, "Content-Length"),
-    "a length with an underscore": (POST + b"Content-Length: 1_0\r\n\r\n", 400, "Content-Length"),
-    "a hexadecimal length": (POST + b"Content-Length: 0x3\r\n\r\nabc", 400, "Content-Length"),
-    "a length in digits of Unicode": (POST + b"Content-Length: \xb2\r\n\r\n", 400, "Content-Length"),
-    "too large a length": (POST + b"Content-Length: %d\r\n\r\n" % (2 * MB + 1), 413, "2 MB"),
-    "an absurd length": (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413, "2 MB"),
-    "another transfer encoding": (POST + b"Transfer-Encoding: gzip\r\n\r\n", 400, "chunked"),
-    "two transfer encodings": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "chunked"),
-    "chunked twice": (POST + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", 400, "chunked"),
-    "identity": (POST + b"Transfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc", 400, "both"),
-    "chunked behind a vertical tab": (POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400, "header"),
-    "chunked and something": (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "chunked"),
-    "an empty transfer encoding": (POST + b"Transfer-Encoding:\r\n\r\n0\r\n\r\n", 400, "chunked"),
-    "chunks in HTTP/1.0": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "chunked"),
-    # chunks
-    "a chunk size in words": (CHUNKED + b"many\r\n", 400, "hexadecimal"),
-    "an empty chunk size": (CHUNKED + b"\r\n", 400, "hexadecimal"),
-    "a negative chunk size": (CHUNKED + b"-1\r\n", 400, "hexadecimal"),
-    "a chunk size with a prefix": (CHUNKED + b"0x3\r\nabc\r\n0\r\n\r\n", 400, "hexadecimal"),
-    "a blank before a chunk size": (CHUNKED + b" 3\r\nabc\r\n0\r\n\r\n", 400, "hexadecimal"),
-    "an endless chunk size": (CHUNKED + b"0" * 17 + b"3\r\n", 400, "hexadecimal"),
-    "a chunk size with a bare line feed": (CHUNKED + b"3\nabc\r\n0\r\n\r\n", 400, "CRLF"),
-    "an extension with a control character": (CHUNKED + b"3;\x1b\r\nabc\r\n0\r\n\r\n", 400, "hexadecimal"),
-    "too long an extension": (CHUNKED + b"3;" + b"x" * 5000 + b"\r\n", 431, "extension"),
-    "too many extensions": (CHUNKED + (b"1;" + b"x" * 1000 + b"\r\na\r\n") * 100, 431, "extensions"),
-    "a chunk longer than its size": (CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n", 400, "size"),
-    "a chunk shorter than its size": (CHUNKED + b"4\r\nabc\r\n0\r\n\r\n", 400, "size"),
-    "too large a chunk": (CHUNKED + b"%x\r\n" % (2 * MB + 1), 413, "2 MB"),
-    "too much in all": (CHUNKED + (b"80000\r\n" + bytes(0x80000) + b"\r\n") * 5, 413, "2 MB"),
-    "a size beyond 64 bits": (CHUNKED + b"f" * 16 + b"\r\n", 413, "2 MB"),
-    "a trailer that is none": (CHUNKED + b"0\r\nnonsense\r\n\r\n", 400, "trailer"),
-    "a folded trailer": (CHUNKED + b"0\r\nx: y\r\n z\r\n\r\n", 400, "trailer"),
-    "too many trailers": (CHUNKED + b"0\r\n" + (b"x: " + b"y" * 1000 + b"\r\n") * 100, 431, "trailers"),
-}
 
 
 @pytest.mark.parametrize("fault", REFUSED)
@@ -145,19 +55,6 @@ def test_a_refusal_does_not_quote_the_client(site: Site, data: bytes) -> None:
     assert b"patient-7" not in site.exchange(data).body
 
 
-CUT_SHORT = {
-    "request line": b"POST / HT",
-    "header": POST + b"Content-Le",
-    "end of the head": POST + b"Content-Length: 10\r\n",
-    "body": POST + b"Content-Length: 10\r\n\r\nabc",
-    "chunk size": CHUNKED + b"3",
-    "chunk": CHUNKED + b"3\r\nab",
-    "end of a chunk": CHUNKED + b"3\r\nabc\r",
-    "last chunk": CHUNKED + b"3\r\nabc\r\n0\r\n",
-    "trailer": CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n",
-}
-
-
 @pytest.mark.parametrize("where", CUT_SHORT)
 def test_a_request_that_is_cut_short_is_refused(site: Site, where: str) -> None:
     seen = len(site.application.requests)
@@ -177,30 +74,6 @@ def test_who_sends_everything_before_reading_gets_the_refusal(site: Site) -> Non
 
 
 # --- Taken ------------------------------------------------------------------------------------------------------------
-
-BODIES: dict[str, tuple[bytes, bytes]] = {
-    "none": (POST + b"\r\n", b"hello"),
-    "a length": (POST + b"Content-Length: 3\r\n\r\nabc", b"abc"),
-    "a length with zeros": (POST + b"Content-Length: 0003\r\n\r\nabc", b"abc"),
-    "blanks around a length": (POST + b"Content-Length: \t 3 \t\r\n\r\nabc", b"abc"),
-    "of a GET": (GET + b"Content-Length: 3\r\n\r\nabc", b"abc"),
-    "no chunk": (CHUNKED + b"0\r\n\r\n", b"hello"),
-    "chunks": (CHUNKED + b"3\r\nabc\r\n00A\r\n0123456789\r\n0\r\n\r\n", b"abc0123456789"),
-    "Chunked": (POST + b"Transfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
-    "extensions": (CHUNKED + b'3;a;b=c;d="e;f"\r\nabc\r\n0 ; last\r\n\r\n', b"abc"),
-    "trailers": (CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\nContent-Length: 7\r\n\r\n", b"abc"),
-    "chunks that look like chunks": (CHUNKED + b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n"),
-    "gzip": (
-        POST + b"Content-Encoding: GZip\r\nContent-Length: 23\r\n\r\n" + gzip.compress(b"abc", mtime=0),
-        b"abc",
-    ),
-    "gzip in chunks": (
-        CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n17\r\n" + gzip.compress(b"abc", mtime=0) + b"\r\n0\r\n\r\n",
-        b"abc",
-    ),
-    "an encoding of nothing": (POST + b"Content-Encoding: gzip\r\n\r\n", b"hello"),
-    "an empty line before": (b"\r\n" + POST + b"Content-Length: 3\r\n\r\nabc", b"abc"),
-}
 
 
 @pytest.mark.parametrize("form", BODIES)

@@ -21,9 +21,8 @@ from conftest import PATIENCE, Wire, eventually, running
 from sites import MB, Answer, Site, echo, listening
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded, RequestTimeout, ShuttingDown
-from claude_proxy.shell.server import connections
 from claude_proxy.shell.server.connections import Budget, Phase
-from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter, response_head
+from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter, ServerLimits, response_head
 from claude_proxy.shell.server.incoming import Incoming
 
 GET = b"GET / HTTP/1.1\r\nHost: proxy\r\n\r\n"
@@ -123,10 +122,9 @@ def test_a_flood_beyond_the_limit_is_answered_and_nothing_is_left(serve: Serve) 
         waiting.go_on.set()
 
 
-def test_more_than_can_be_parted_from_at_once_are_closed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_MAX_PARTING", 10)
+def test_more_than_can_be_parted_from_at_once_are_closed(serve: Serve) -> None:
     waiting = Waiting()
-    site = serve(waiting, max_connections=1)
+    site = serve(waiting, max_connections=1, limits=ServerLimits(most_parting=10))
     with ExitStack() as stack:
         connect_and_ask(site, stack)
         waiting.wait()
@@ -148,6 +146,7 @@ def test_an_idle_connection_makes_room(serve: Serve) -> None:
 def _served(site: Site, stack: ExitStack) -> Wire:
     wire = connect_and_ask(site, stack)
     assert wire.read_response().status == 200
+    eventually(lambda: phases(site) == {Phase.IDLE})  # only what has become idle makes room
     return wire
 
 
@@ -375,8 +374,7 @@ def test_a_fault_of_a_client_leaves_nothing_behind(serve: Serve, fault: str, sta
     assert not site.application.reports
 
 
-def test_who_reads_nothing_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("claude_proxy.shell.server.handler.UnbufferedHTTPRequestHandler.timeout", 0.3)
+def test_who_reads_nothing_is_given_up(serve: Serve) -> None:
     noticed = threading.Event()
 
     def send_for_ever(_: HttpRequest, response: ResponseWriter) -> None:
@@ -388,7 +386,7 @@ def test_who_reads_nothing_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyP
             noticed.set()
             raise
 
-    site = serve(send_for_ever)
+    site = serve(send_for_ever, limits=ServerLimits(write_seconds=0.3))
     with site.connect() as wire:
         wire.send(GET)
         assert noticed.wait(PATIENCE)
@@ -468,8 +466,7 @@ def test_when_the_time_is_up_the_others_are_told(serve: Serve, data: bytes) -> N
         assert ended(thread)
 
 
-def test_what_hears_nothing_is_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_FAREWELL_SECONDS", 0.1)
+def test_what_hears_nothing_is_counted(serve: Serve) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
     def deaf(request: HttpRequest, response: ResponseWriter) -> None:
@@ -477,7 +474,7 @@ def test_what_hears_nothing_is_counted(serve: Serve, monkeypatch: pytest.MonkeyP
         go_on.wait(PATIENCE)
         echo(request, response)
 
-    site = serve(deaf)
+    site = serve(deaf, limits=ServerLimits(farewell_seconds=0.1))
     with site.connect() as wire:
         wire.send(GET)
         assert reached.wait(PATIENCE)

@@ -18,9 +18,8 @@ from conftest import PATIENCE
 from faults import OK, SECRET, Peer, Script, Server, answer_once, answering, keep_answering, post, take_and_close
 
 from claude_proxy.errors import UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
-from claude_proxy.shell.upstream import client as upstream_module
-from claude_proxy.shell.upstream import http_answer
 from claude_proxy.shell.upstream.client import HttpAnswer, Upstream
+from claude_proxy.shell.upstream.fake_stream import FakeNetwork, FakeStream
 
 MB = 1024 * 1024
 
@@ -86,7 +85,7 @@ def test_the_response_is_read_whole_however_it_is_framed(serve: Serve, framing: 
     answer = post(upstream)
     done.set()
     assert (answer.status, answer.body) == (200, b"ok")
-    assert len(upstream._idle) == reusable
+    assert upstream.kept == reusable
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 500, 503])
@@ -110,9 +109,8 @@ def test_megabytes_in_both_directions(serve: Serve) -> None:
     assert sizes == [size]
 
 
-def test_an_answer_without_end_is_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_answer, "MAX_BODY", 100_000)
-    upstream, _ = serve(answering(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100_001)))
+def test_an_answer_without_end_is_given_up(serve: Serve) -> None:
+    upstream, _ = serve(answering(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100_001)), max_answer=100_000)
     with pytest.raises(UpstreamMisconfigured, match="which no model writes"):
         post(upstream)
 
@@ -218,9 +216,8 @@ def test_what_comes_on_an_idle_connection_makes_it_useless(serve: Serve) -> None
     assert server.connections == 2
 
 
-def test_a_connection_is_not_kept_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "_IDLE_SECONDS", 0.0)
-    upstream, server = serve(keep_answering)
+def test_a_connection_is_not_kept_for_ever(serve: Serve) -> None:
+    upstream, server = serve(keep_answering, idle_seconds=0.0)
     post(upstream)
     post(upstream)
     assert server.connections == 2
@@ -239,18 +236,15 @@ def test_a_kept_connection_that_resets_as_the_request_comes_is_replaced(serve: S
     assert server.connections == 2
 
 
-def test_a_kept_connection_that_fails_much_later_is_not_tried_again(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kept_connection_that_fails_much_later_is_not_tried_again(serve: Serve) -> None:
     """Then it was no close that crossed the request: a gateway gave up, and the model may be at work."""
-    monkeypatch.setattr(upstream_module, "_STALE_SECONDS", 0.0)
 
     def die_at_the_second(peer: Peer) -> None:
         peer.read_request()
         peer.send(OK)
         peer.read_request()
 
-    upstream, server = serve(die_at_the_second, keep_answering)
+    upstream, server = serve(die_at_the_second, keep_answering, stale_seconds=0.0)
     post(upstream)
     with pytest.raises(UpstreamUnreachable, match="did not come"):
         post(upstream)
@@ -275,13 +269,12 @@ def test_bytes_beyond_an_answer_end_its_connection(serve: Serve) -> None:
     other = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nothers"
     upstream, server = serve(answering(OK + other, then=Peer.be_silent), keep_answering)
     assert post(upstream).body == b"ok"
-    assert not upstream._idle
+    assert not upstream.kept
     assert post(upstream).body == b"ok"
     assert server.connections == 2
 
 
-def test_no_more_connections_are_kept_than_are_of_use(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_module, "_IDLE_CONNECTIONS", 2)
+def test_no_more_connections_are_kept_than_are_of_use(serve: Serve) -> None:
     together = threading.Barrier(5)
 
     def all_at_once(peer: Peer) -> None:
@@ -290,10 +283,10 @@ def test_no_more_connections_are_kept_than_are_of_use(serve: Serve, monkeypatch:
         peer.send(OK)
         peer.be_silent()
 
-    upstream, _ = serve(all_at_once)
+    upstream, _ = serve(all_at_once, most_idle=2)
     with ThreadPoolExecutor(5) as pool:
         assert len(list(pool.map(post, [upstream] * 5))) == 5
-    assert len(upstream._idle) == 2
+    assert upstream.kept == 2
 
 
 # --- Early answers ----------------------------------------------------------------------------------------------------
@@ -313,7 +306,7 @@ def test_an_answer_to_a_request_that_is_not_all_sent_is_read(serve: Serve, then:
     upstream, _ = serve(lambda peer: answer_early(peer, then))
     assert post(upstream, bytes(32 * MB)).status == 413
     if then is not Peer.be_silent:  # else all of it may have gone out in time
-        assert not upstream._idle, "the rest of the request would be taken for another"
+        assert not upstream.kept, "the rest of the request would be taken for another"
 
 
 def test_an_announcement_while_sending_is_no_answer(serve: Serve) -> None:
@@ -362,17 +355,14 @@ def test_a_port_where_nobody_listens() -> None:
         (errno.EMFILE, "too many open files.*ulimit -n"),
     ],
 )
-def test_other_reasons_why_connecting_fails(monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(socket.socket, "connect", fail)
+def test_other_reasons_why_connecting_fails(code: int, words: str) -> None:
+    stream = FakeStream(failure=OSError(code, os.strerror(code)))
     with (
-        faults.nothing_left_over(),
-        faults.posting_to("http://127.0.0.1:9/") as upstream,
+        faults.posting_to("http://redcap.test/", network=FakeNetwork(stream)) as upstream,
         pytest.raises(UpstreamUnreachable, match=words),
     ):
         post(upstream)
+    assert stream.closed
 
 
 def test_an_address_that_does_not_answer() -> None:
@@ -384,10 +374,13 @@ def test_an_address_that_does_not_answer() -> None:
         post(upstream)
 
 
-def test_an_address_that_refuses_gives_way_to_the_next(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    upstream, server = serve(keep_answering)
-    faults.resolve_to(monkeypatch, faults.closed_port(), server.port)
-    assert post(upstream).body == b"ok"
+def test_an_address_that_refuses_gives_way_to_the_next() -> None:
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 80)) for host in ("192.0.2.1", "192.0.2.2")]
+    streams = FakeStream(failure=ConnectionRefusedError(errno.ECONNREFUSED, "refused")), FakeStream(OK)
+    network = FakeNetwork(*streams, look_up=addresses)
+    with faults.posting_to("http://redcap.test/", network=network) as upstream:
+        assert post(upstream).body == b"ok"
+    assert streams[0].closed
 
 
 # --- Time limits ------------------------------------------------------------------------------------------------------
@@ -434,7 +427,7 @@ def test_a_silence_while_sending_has_a_limit_of_its_own(serve: Serve) -> None:
         post(upstream, bytes(32 * MB))
 
 
-@pytest.mark.parametrize("begun", [b"HTTP/1.1 2", OK[:20], OK[:-1]], ids=["status line", "head", "body"])
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 2", OK[:17], OK[:20], OK[:-1]])
 def test_a_silence_in_the_answer_has_a_limit_of_its_own(serve: Serve, begun: bytes) -> None:
     upstream, _ = serve(answering(begun, then=Peer.be_silent), silence_timeout=0.2)
     with pytest.raises(UpstreamTimeout, match=r"in the middle of its answer.* 0\.2 s.*SILENCE_TIMEOUT"):
@@ -466,6 +459,7 @@ def test_a_connection_is_probed_while_it_is_silent(serve: Serve) -> None:
     """Or gateways forget it while the model thinks, and a server that has vanished is never noticed."""
     upstream, _ = serve(keep_answering)
     post(upstream)
-    sock = upstream._idle[0][1]._sock
+    (_, connection), *_ = upstream._idle._kept
+    sock = connection.stream._socket
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30

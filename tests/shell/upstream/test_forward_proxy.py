@@ -20,6 +20,7 @@ from claude_proxy.settings import sources
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.upstream import forward_proxy
 from claude_proxy.shell.upstream.client import Upstream
+from claude_proxy.shell.upstream.fake_stream import FakeNetwork
 from claude_proxy.shell.upstream.forward_proxy import ForwardProxy, choose, is_exempt
 
 HTTPS, HTTP = "https://redcap.example.edu/api/", "http://redcap.example.edu/api/"
@@ -27,8 +28,7 @@ HTTPS, HTTP = "https://redcap.example.edu/api/", "http://redcap.example.edu/api/
 
 def chosen(url: str, **environ: str) -> ForwardProxy | None:
     """The proxy for an address in an environment."""
-    found = sources.load({"REDCAP_API_URL": url, **environ}, None)
-    return choose(url, https_proxy=found.https_proxy, http_proxy=found.http_proxy, no_proxy=found.no_proxy)
+    return choose(sources.load({"REDCAP_API_URL": url, **environ}, None))
 
 
 # --- Which ------------------------------------------------------------------------------------------------------------
@@ -188,10 +188,10 @@ class Connector:
 @contextmanager
 def through(script: faults.Script, *, url: str = HTTPS, login: str = "", **options: Any) -> Iterator[Upstream]:
     """An `Upstream` that reaches an address only through a proxy, which plays a script."""
-    variable = "HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY"
+    variable = "https_proxy" if url.startswith("https") else "http_proxy"
     with Server(script) as server:
-        proxy = chosen(url, **{variable: f"http://{login}127.0.0.1:{server.port}"})
-        with faults.posting_to(url, proxy=proxy, **options) as upstream:
+        proxy = Secret(f"http://{login}127.0.0.1:{server.port}")
+        with faults.posting_to(url, **{variable: proxy, **options}) as upstream:
             yield upstream
 
 
@@ -206,7 +206,7 @@ def test_https_goes_through_a_tunnel(authority: trustme.CA, bundle: str) -> None
 
     with Server(answer, tls=certified(authority, "redcap.example.edu")) as redcap:
         connector = Connector(redcap.port)
-        with through(connector, login="user:hunter2@", ca_bundle=bundle) as upstream:
+        with through(connector, login="user:hunter2@", redcap_ca_bundle=bundle) as upstream:
             for _ in range(2):
                 assert post(upstream).body == b"ok"
     [head] = connector.heads
@@ -229,7 +229,7 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
 def test_the_certificate_within_a_tunnel_is_verified(authority: trustme.CA, bundle: str) -> None:
     with (
         Server(keep_answering, tls=certified(authority, "other.example.org")) as redcap,
-        through(Connector(redcap.port), ca_bundle=bundle) as upstream,
+        through(Connector(redcap.port), redcap_ca_bundle=bundle) as upstream,
         pytest.raises(UpstreamMisconfigured, match=r"certificate of redcap\.example\.edu:443.*another host name"),
     ):
         post(upstream)
@@ -339,20 +339,17 @@ def test_a_proxy_that_is_silent() -> None:
 
 
 def test_a_proxy_that_refuses_connections() -> None:
-    proxy = ForwardProxy("HTTPS_PROXY", "127.0.0.1", faults.closed_port())
-    with faults.posting_to(HTTPS, proxy=proxy) as upstream:
+    proxy = Secret(f"http://127.0.0.1:{faults.closed_port()}")
+    with faults.posting_to(HTTPS, https_proxy=proxy) as upstream:
         message = failure(upstream).message
     assert message.startswith("The proxy 127.0.0.1:")
     assert "of HTTPS_PROXY could not be reached (connection refused). Check HTTPS_PROXY" in message
 
 
-def test_a_proxy_whose_name_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "x")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    proxy = ForwardProxy("HTTPS_PROXY", "proxy.test", 3128, Secret("Basic hunter2"))
-    with faults.posting_to(HTTPS, proxy=proxy) as upstream:
+def test_a_proxy_whose_name_nobody_knows() -> None:
+    nowhere = FakeNetwork(look_up=socket.gaierror(socket.EAI_NONAME, "x"))
+    proxy = Secret("http://user:hunter2@proxy.test:3128")
+    with faults.posting_to(HTTPS, https_proxy=proxy, network=nowhere) as upstream:
         message = failure(upstream).message
     assert "The name proxy.test (the proxy of HTTPS_PROXY) cannot be resolved" in message
     assert "Check HTTPS_PROXY" in message

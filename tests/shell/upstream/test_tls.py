@@ -39,7 +39,7 @@ def test_an_authority_of_ones_own(authority: trustme.CA, bundle: str) -> None:
             assert len(peer.read_request()[1]) == size
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
 
-    with served(answer, tls=certified(authority), ca_bundle=bundle) as (upstream, server):
+    with served(answer, tls=certified(authority), redcap_ca_bundle=bundle) as (upstream, server):
         for _ in range(3):
             assert len(post(upstream, bytes(size)).body) == size
         assert server.connections == 1
@@ -53,7 +53,7 @@ def test_the_bundle_adds_to_what_the_machine_trusts(
     other.cert_pem.write_to_path(str(tmp_path / "other.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", bundle)
     for each in (authority, other):
-        with served(answer_once, tls=certified(each), ca_bundle=str(tmp_path / "other.pem")) as (upstream, _):
+        with served(answer_once, tls=certified(each), redcap_ca_bundle=str(tmp_path / "other.pem")) as (upstream, _):
             assert post(upstream).body == b"ok"
 
 
@@ -63,12 +63,12 @@ def test_a_self_signed_certificate_in_the_bundle(authority: trustme.CA, tmp_path
     certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "server.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
-    with served(answer_once, tls=context, ca_bundle=str(tmp_path / "server.pem")) as (upstream, _):
+    with served(answer_once, tls=context, redcap_ca_bundle=str(tmp_path / "server.pem")) as (upstream, _):
         assert post(upstream).body == b"ok"
 
 
 def test_an_intermediate_authority(authority: trustme.CA, bundle: str) -> None:
-    with served(answer_once, tls=certified(authority.create_child_ca()), ca_bundle=bundle) as (upstream, _):
+    with served(answer_once, tls=certified(authority.create_child_ca()), redcap_ca_bundle=bundle) as (upstream, _):
         assert post(upstream).body == b"ok"
 
 
@@ -76,7 +76,7 @@ def test_an_intermediate_authority(authority: trustme.CA, bundle: str) -> None:
 def test_a_certificate_for_a_name_and_for_an_address(authority: trustme.CA, bundle: str, name: str) -> None:
     with (
         served(answer_once, tls=certified(authority, name)) as (_, server),
-        faults.posting_to(f"https://{name}:{server.port}/", ca_bundle=bundle) as upstream,
+        faults.posting_to(f"https://{name}:{server.port}/", redcap_ca_bundle=bundle) as upstream,
     ):
         assert post(upstream).body == b"ok"
 
@@ -97,7 +97,7 @@ def test_it_waits_and_watches_the_client_too(authority: trustme.CA, bundle: str)
         enough.wait(PATIENCE)
         peer.drip(OK)
 
-    with served(hold, tls=certified(authority), ca_bundle=bundle) as (upstream, _):
+    with served(hold, tls=certified(authority), redcap_ca_bundle=bundle) as (upstream, _):
         assert post(upstream, tick=tick).body == b"ok"
     assert len(ticks) >= 20
 
@@ -122,7 +122,7 @@ def reset_at_the_second(peer: Peer) -> None:
 
 @pytest.mark.parametrize("script", [answer_once, close_with_notice, reset_at_the_second])
 def test_a_kept_connection_that_dies_is_replaced(authority: trustme.CA, bundle: str, script: faults.Script) -> None:
-    with served(script, tls=certified(authority), ca_bundle=bundle) as (upstream, server):
+    with served(script, tls=certified(authority), redcap_ca_bundle=bundle) as (upstream, server):
         assert post(upstream).body == b"ok"
         server.play(keep_answering)
         assert post(upstream).body == b"ok"
@@ -133,7 +133,7 @@ def test_session_tickets_on_an_idle_connection_do_no_harm(authority: trustme.CA,
     """TLS 1.3 servers send them unasked, and they make the socket readable."""
     context = certified(authority)
     context.num_tickets = 4
-    with served(keep_answering, tls=context, ca_bundle=bundle) as (upstream, server):
+    with served(keep_answering, tls=context, redcap_ca_bundle=bundle) as (upstream, server):
         for _ in range(3):
             assert post(upstream).body == b"ok"
         assert server.connections == 1
@@ -190,7 +190,7 @@ def test_an_intermediate_that_the_server_does_not_send(authority: trustme.CA, bu
         certificate.cert_chain_pems[0].tempfile() as leaf,
     ):
         context.load_cert_chain(leaf, key)
-    assert "REDCAP_CA_BUNDLE" in refused_certificate(context, ca_bundle=bundle)
+    assert "REDCAP_CA_BUNDLE" in refused_certificate(context, redcap_ca_bundle=bundle)
 
 
 def test_a_self_signed_certificate() -> None:
@@ -204,7 +204,7 @@ def test_a_self_signed_certificate() -> None:
 
 
 def test_a_certificate_for_another_name(authority: trustme.CA, bundle: str) -> None:
-    message = refused_certificate(certified(authority, "other.example.org"), ca_bundle=bundle)
+    message = refused_certificate(certified(authority, "other.example.org"), redcap_ca_bundle=bundle)
     assert "another host name" in message
     assert "REDCAP_API_URL" in message
     assert "other.example.org" not in message
@@ -213,7 +213,7 @@ def test_a_certificate_for_another_name(authority: trustme.CA, bundle: str) -> N
 def test_a_certificate_for_a_name_only_when_an_address_is_called(authority: trustme.CA, bundle: str) -> None:
     with (
         served(keep_answering, tls=certified(authority, "localhost")) as (_, server),
-        faults.posting_to(f"https://127.0.0.1:{server.port}/", ca_bundle=bundle) as upstream,
+        faults.posting_to(f"https://127.0.0.1:{server.port}/", redcap_ca_bundle=bundle) as upstream,
     ):
         assert "not for this IP address" in refused(upstream)
 
@@ -225,7 +225,7 @@ def test_an_expired_certificate(authority: trustme.CA, bundle: str) -> None:
     past = datetime.datetime.now(datetime.UTC) - DAY
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", not_before=past - DAY, not_after=past).configure_cert(context)
-    message = refused_certificate(context, ca_bundle=bundle)
+    message = refused_certificate(context, redcap_ca_bundle=bundle)
     assert "it has expired" in message
     assert "renew" in message
 
@@ -234,7 +234,7 @@ def test_a_certificate_of_the_future(authority: trustme.CA, bundle: str) -> None
     future = datetime.datetime.now(datetime.UTC) + DAY
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", not_before=future, not_after=future + DAY).configure_cert(context)
-    message = refused_certificate(context, ca_bundle=bundle)
+    message = refused_certificate(context, redcap_ca_bundle=bundle)
     assert "not valid yet" in message
     assert "clock" in message
 
@@ -271,9 +271,12 @@ def old_version(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def test_a_server_that_is_too_old(authority: trustme.CA, bundle: str) -> None:
-    with served(answer_once, tls=old_version(authority), ca_bundle=bundle) as (upstream, _):
+    with served(answer_once, tls=old_version(authority), redcap_ca_bundle=bundle) as (upstream, _):
         assert post(upstream).body == b"ok"
-    with served(answer_once, tls=old_version(authority), ca_bundle=bundle, tls_minimum="1.3") as (upstream, _):
+    with served(answer_once, tls=old_version(authority), redcap_ca_bundle=bundle, redcap_tls_minimum="1.3") as (
+        upstream,
+        _,
+    ):
         message = refused(upstream)
     assert "does not speak TLS 1.3 or later" in message
     assert "REDCAP_TLS_MINIMUM=1.2" in message
@@ -297,7 +300,7 @@ def test_a_server_that_is_older_than_anything_that_is_allowed() -> None:
 def test_no_cipher_in_common(authority: trustme.CA, bundle: str) -> None:
     context = old_version(authority)
     context.set_ciphers("ECDHE-RSA-AES256-SHA384")
-    with served(answer_once, tls=context, ca_bundle=bundle) as (upstream, _):
+    with served(answer_once, tls=context, redcap_ca_bundle=bundle) as (upstream, _):
         assert "shares no way of encryption" in refused(upstream)
 
 
@@ -307,7 +310,7 @@ def test_a_server_that_wants_to_know_its_clients(authority: trustme.CA, bundle: 
     context.maximum_version = version
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(bundle)
-    with served(keep_answering, tls=context, ca_bundle=bundle) as (upstream, _):
+    with served(keep_answering, tls=context, redcap_ca_bundle=bundle) as (upstream, _):
         assert "certificate from its clients" in refused(upstream)
 
 
@@ -324,16 +327,18 @@ def test_a_handshake_that_does_not_come_to_an_end() -> None:
         assert "CONNECT_TIMEOUT" in failure(upstream).message
 
 
-def test_an_address_that_does_not_answer_gives_way_to_the_next(
-    authority: trustme.CA, bundle: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_that_does_not_answer_gives_way_to_the_next(authority: trustme.CA, bundle: str) -> None:
     """A name with an IPv6 address that is filtered on the way, and an IPv4 address that works, if slowly."""
     with (
         faults.black_hole() as hole,
         faults.Server(keep_answering, tls=certified(authority), sleep=0.1) as server,
-        faults.posting_to(f"https://localhost:{server.port}/", connect_timeout=1.0, ca_bundle=bundle) as upstream,
+        faults.posting_to(
+            "https://localhost/",
+            connect_timeout=1.0,
+            redcap_ca_bundle=bundle,
+            network=faults.Resolving(hole, server.port),
+        ) as upstream,
     ):
-        faults.resolve_to(monkeypatch, hole, server.port)
         assert post(upstream).body == b"ok"
 
 
@@ -346,7 +351,7 @@ def test_an_answer_that_is_no_tls_any_more(authority: trustme.CA, bundle: str) -
             bare.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
         peer.saw_the_end()
 
-    with served(garble, tls=certified(authority), ca_bundle=bundle) as (upstream, _):
+    with served(garble, tls=certified(authority), redcap_ca_bundle=bundle) as (upstream, _):
         error = failure(upstream)
     assert isinstance(error, UpstreamUnreachable)
 

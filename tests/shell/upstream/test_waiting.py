@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import faults
 import pytest
@@ -18,10 +18,10 @@ from faults import OK, Peer, Server, post
 
 from claude_proxy.errors import ClientGone, ProxyError, UpstreamUnreachable
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.upstream import forward_proxy
 from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.fake_stream import FakeNetwork
 from claude_proxy.shell.upstream.resolve import Resolver
-from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime
+from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime, ready_by_select
 
 Client: TypeAlias = "tuple[socket.socket, socket.socket]"
 BIG = 32 * 1024 * 1024
@@ -60,68 +60,60 @@ def close_after_sending_on(client: socket.socket) -> None:
     client.close()
 
 
-Stage: TypeAlias = "Callable[[pytest.MonkeyPatch, trustme.CA], AbstractContextManager[Upstream]]"
+Stage: TypeAlias = "Callable[[trustme.CA], AbstractContextManager[Upstream]]"
 
 
 @contextmanager
-def resolving(monkeypatch: pytest.MonkeyPatch, _: trustme.CA) -> Iterator[Upstream]:
+def resolving(_: trustme.CA | None = None, connect_timeout: float = PATIENCE) -> Iterator[Upstream]:
     """The name servers do not answer."""
-    over, ask = threading.Event(), socket.getaddrinfo
-
-    def hang(host: str, port: int, *, type: int, flags: int) -> object:  # noqa: A002
-        if not flags & socket.AI_NUMERICHOST:
-            over.wait(PATIENCE)
-        return ask(host, port, type=type, flags=flags)
-
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    with faults.posting_to("http://redcap.test/api/") as upstream:
+    over = threading.Event()
+    options: dict[str, Any] = {"connect_timeout": connect_timeout, "network": faults.Resolving(after=over)}
+    with faults.posting_to("http://redcap.test/api/", **options) as upstream:
         yield upstream
     over.set()
     eventually(lambda: not any(thread.name == "look-up" for thread in threading.enumerate()))
 
 
 @contextmanager
-def connecting(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def connecting(_: trustme.CA) -> Iterator[Upstream]:
     with faults.black_hole() as port, faults.posting_to(f"http://127.0.0.1:{port}/") as upstream:
         yield upstream
 
 
 @contextmanager
-def asking_for_a_tunnel(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def asking_for_a_tunnel(_: trustme.CA) -> Iterator[Upstream]:
     with Server(faults.stall) as server:
-        proxy = forward_proxy.choose(
-            "https://redcap.test/", https_proxy=Secret(f"http://127.0.0.1:{server.port}"), http_proxy=None, no_proxy=""
-        )
-        with faults.posting_to("https://redcap.test/", proxy=proxy) as upstream:
+        proxy = Secret(f"http://127.0.0.1:{server.port}")
+        with faults.posting_to("https://redcap.test/", https_proxy=proxy) as upstream:
             yield upstream
 
 
 @contextmanager
-def shaking_hands(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def shaking_hands(_: trustme.CA) -> Iterator[Upstream]:
     with faults.served(faults.stall, scheme="https") as (upstream, _server):
         yield upstream
 
 
 @contextmanager
-def sending(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def sending(_: trustme.CA) -> Iterator[Upstream]:
     with faults.served(faults.stall) as (upstream, _server):
         yield upstream
 
 
 @contextmanager
-def waiting(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def waiting(_: trustme.CA) -> Iterator[Upstream]:
     with faults.served(faults.take_and_be_silent) as (upstream, _server):
         yield upstream
 
 
 @contextmanager
-def reading(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def reading(_: trustme.CA) -> Iterator[Upstream]:
     with faults.served(faults.answering(OK[:-1], then=Peer.be_silent)) as (upstream, _server):
         yield upstream
 
 
 @contextmanager
-def reading_without_a_pause(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[Upstream]:
+def reading_without_a_pause(_: trustme.CA) -> Iterator[Upstream]:
     """There is always something to read, so nothing ever has to wait."""
 
     def flood(peer: Peer) -> None:
@@ -136,9 +128,9 @@ def reading_without_a_pause(_: pytest.MonkeyPatch, __: trustme.CA) -> Iterator[U
 
 
 @contextmanager
-def waiting_in_tls(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA) -> Iterator[Upstream]:
+def waiting_in_tls(authority: trustme.CA) -> Iterator[Upstream]:
     with authority.cert_pem.tempfile() as bundle:
-        served = faults.served(faults.take_and_be_silent, tls=faults.certified(authority), ca_bundle=bundle)
+        served = faults.served(faults.take_and_be_silent, tls=faults.certified(authority), redcap_ca_bundle=bundle)
         with served as (upstream, _server):
             yield upstream
 
@@ -153,7 +145,6 @@ STAGES: list[Stage] = [
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_client_that_goes_ends_the_call(
     client: Client,
-    monkeypatch: pytest.MonkeyPatch,
     authority: trustme.CA,
     stage: Stage,
     leave: Callable[[socket.socket], None],
@@ -168,14 +159,14 @@ def test_a_client_that_goes_ends_the_call(
         leave(client[0])
 
     size = BIG if stage is sending else 10
-    with faults.nothing_left_over(), stage(monkeypatch, authority) as upstream:
+    with faults.nothing_left_over(), stage(authority) as upstream:
         leaving = threading.Thread(target=go)
         leaving.start()
         with pytest.raises(ClientGone):
             post(upstream, bytes(size), client=client[1])
         seconds = time.monotonic() - left[0]
         leaving.join()
-        assert not upstream._idle
+        assert not upstream.kept
     assert seconds < PROMPTLY
 
 
@@ -203,9 +194,7 @@ def test_a_client_that_sends_on_is_not_gone(client: Client) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_signs_of_life_go_out_at_every_stage(
-    monkeypatch: pytest.MonkeyPatch, authority: trustme.CA, stage: Stage
-) -> None:
+def test_signs_of_life_go_out_at_every_stage(authority: trustme.CA, stage: Stage) -> None:
     """Each comes within a moment of when it was due, whatever the server does or does not do."""
     late: list[float] = []
     due = [0.0]
@@ -218,7 +207,7 @@ def test_signs_of_life_go_out_at_every_stage(
         return due[0]
 
     size = BIG if stage is sending else 10
-    with stage(monkeypatch, authority) as upstream, pytest.raises(ClientGone):
+    with stage(authority) as upstream, pytest.raises(ClientGone):
         post(upstream, bytes(size), tick=tick)
     assert max(late) < PROMPTLY
     assert min(late) >= 0
@@ -258,14 +247,30 @@ def test_a_step_may_have_a_limit_of_its_own(client: Client) -> None:
     assert caught.value.whole_call
 
 
-def test_where_there_is_no_poll_select_does_it(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(select, "poll")
+def test_the_earliest_of_several_limits_holds_and_only_within(client: Client) -> None:
+    now = 0.0
+    waiter = Waiter(limit=100, clock=lambda: now)
+    with waiter.within(10), waiter.within(20):
+        waiter.attend()
+        now = 10.0
+        for step in (waiter.attend, lambda: waiter.wait(client[0], READ)):
+            with pytest.raises(OutOfTime) as caught:
+                step()
+            assert not caught.value.whole_call
+    waiter.attend()
+    now = 100.0
+    with waiter.within(10), pytest.raises(OutOfTime) as caught:
+        waiter.attend()
+    assert caught.value.whole_call
+
+
+def test_where_there_is_no_poll_select_does_it(client: Client) -> None:
     with faults.served(faults.keep_answering) as (upstream, _):
-        assert post(upstream, bytes(1024 * 1024), client=client[1]).body == b"ok"
+        assert post(upstream, bytes(1024 * 1024), client=client[1], ready=ready_by_select).body == b"ok"
     with faults.served(faults.take_and_be_silent) as (upstream, _):
         client[0].close()
         with pytest.raises(ClientGone):
-            post(upstream, client=client[1])
+            post(upstream, client=client[1], ready=ready_by_select)
 
 
 # --- Names ------------------------------------------------------------------------------------------------------------
@@ -277,15 +282,7 @@ def test_an_ip_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for host in ("127.0.0.1", "::1"):
-        assert Resolver(host, 80, patience=PATIENCE).addresses(Waiter(limit=PATIENCE), until=PATIENCE)
-
-
-def looked_up(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Upstream:
-    def fail(*_: object, flags: int = 0, **__: object) -> None:
-        raise error if not flags else socket.gaierror(socket.EAI_NONAME, "")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    return Upstream("https://redcap.test/api/", connect_timeout=PATIENCE)
+        assert Resolver(host, 80, patience=PATIENCE).addresses(Waiter(limit=PATIENCE))
 
 
 @pytest.mark.parametrize(
@@ -297,17 +294,20 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Upstream:
     ],
     ids=["no such name", "no answer", "no name at all"],
 )
-def test_a_name_that_cannot_be_resolved(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
-    with faults.nothing_left_over(), pytest.raises(UpstreamUnreachable) as caught:
-        post(looked_up(monkeypatch, error))
+def test_a_name_that_cannot_be_resolved(error: Exception, words: str) -> None:
+    with (
+        faults.nothing_left_over(),
+        faults.posting_to("https://redcap.test/api/", network=FakeNetwork(look_up=error)) as upstream,
+        pytest.raises(UpstreamUnreachable) as caught,
+    ):
+        post(upstream)
     assert words in caught.value.message
     assert "Check REDCAP_API_URL, and the network or VPN." in caught.value.message
 
 
-def test_a_look_up_has_the_limit_of_connecting(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA) -> None:
+def test_a_look_up_has_the_limit_of_connecting() -> None:
     with (
-        resolving(monkeypatch, authority),
-        faults.posting_to("http://redcap.test/", connect_timeout=0.1) as upstream,
+        resolving(connect_timeout=0.1) as upstream,
         pytest.raises(UpstreamUnreachable, match=r"resolved within 0\.1 s.*CONNECT_TIMEOUT"),
     ):
         post(upstream)
@@ -317,18 +317,22 @@ def look_ups() -> int:
     return sum(thread.name == "look-up" for thread in threading.enumerate())
 
 
-def test_requests_share_a_look_up_and_few_are_begun_beside_one_that_hangs(
-    monkeypatch: pytest.MonkeyPatch, authority: trustme.CA
-) -> None:
+def test_requests_share_a_look_up_and_few_are_begun_beside_one_that_hangs() -> None:
     """A hundred requests while the name servers are down must not make a hundred threads."""
-    with faults.nothing_left_over(), resolving(monkeypatch, authority) as patient:
+    over, url = threading.Event(), "http://redcap.test/"
+    network = faults.Resolving(after=over)
+    with (
+        faults.nothing_left_over(),
+        faults.posting_to(url, network=network) as patient,
+        faults.posting_to(url, network=network, connect_timeout=0.001) as hasty,
+    ):
         askers: list[threading.Thread] = []
 
         def ask(upstream: Upstream) -> None:
             with suppress(ProxyError):
                 post(upstream, limit=0.3)
 
-        for upstream, most in ((patient, 1), (Upstream("http://redcap.test/", connect_timeout=0.001), 1 + 4)):
+        for upstream, most in ((patient, 1), (hasty, 1 + 4)):
             for _ in range(20):
                 askers.append(threading.Thread(target=ask, args=(upstream,)))
                 askers[-1].start()
@@ -338,6 +342,7 @@ def test_requests_share_a_look_up_and_few_are_begun_beside_one_that_hangs(
             asker.join(PATIENCE)
         # What hangs is asked again by later requests, within bounds, and is forgotten when it ends.
         assert look_ups() <= 5
+        over.set()
 
 
 def test_no_thread_to_be_had_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,122 @@
+"""HTTP on one connection: a request goes out, an answer comes in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from claude_proxy.core.http1.answer import MAX_HEAD, AnswerHead, AnswerReader, HttpAnswer, read_answer, read_head
+from claude_proxy.shell.upstream import tls
+from claude_proxy.shell.upstream.stream import NotReady, Stream, attempt
+from claude_proxy.shell.wait.waiter import READ, Waiter
+
+_SLICE = 256 * 1024  # bytes handed to the stream at a time
+
+RequestParts: TypeAlias = Iterable[bytes | memoryview]  # so that what is large is not copied
+
+
+class Connection:
+    """A connection that is kept from one request to the next."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Begin on a stream that is connected, or will be before the first request."""
+        self.stream = stream
+        self.has_answered = False  # whether anything has come since the request began
+        self._uses = 0
+        self._sent_at: float | None = None
+
+    def is_stale(self, seconds: float) -> bool:
+        """Whether a failure just now means that the server had closed a kept connection.
+
+        Then no byte of an answer came, and the failure at once; after so many seconds the server may be at work.
+        """
+        at_once = self._sent_at is None or time.monotonic() - self._sent_at < seconds
+        return self._uses > 1 and not self.has_answered and at_once
+
+    def is_open(self) -> bool:
+        """Whether the other side has neither closed nor sent anything while the connection was idle."""
+        try:
+            self.stream.receive()
+        except NotReady:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Give it up."""
+        self.stream.close()
+
+    def ask(self, request: RequestParts, waiter: Waiter) -> tuple[AnswerHead, bool]:
+        """Send a request and read the head of the answer, and whether more has come already.
+
+        Raises:
+            OutOfTime, ClientGone, OSError, BadAnswer: as for `exchange`.
+        """
+        reader, _ = self._send(request, waiter, math.inf)
+        return read_head(reader), len(reader) > 0
+
+    def exchange(
+        self, request: RequestParts, waiter: Waiter, *, silence: float, max_body: int
+    ) -> tuple[HttpAnswer, bool]:
+        """Send a request and read the answer, and whether the connection can be used again.
+
+        Raises:
+            OutOfTime, ClientGone: as the waiter finds; a silence counts as out of time.
+            OSError: the connection broke.
+            BadAnswer: what came is no answer.
+        """
+        self._uses += 1
+        reader, whole = self._send(request, waiter, silence)
+        answer, reusable = read_answer(reader, max_body=max_body)
+        return answer, reusable and whole
+
+    def _send(self, request: RequestParts, waiter: Waiter, silence: float) -> tuple[AnswerReader, bool]:
+        """Send a request; where its answer comes in, and whether all of it went out."""
+        self.has_answered, self._sent_at = False, None
+        reader = AnswerReader(lambda: self._receive(reader, waiter, silence))
+        whole = all(self._send_part(part, reader, waiter, silence) for part in request)
+        self._sent_at = time.monotonic()
+        return reader, whole
+
+    def _send_part(self, part: bytes | memoryview, reader: AnswerReader, waiter: Waiter, silence: float) -> bool:
+        """Send a part of the request. False: an answer came before it was all gone, so nobody wants the rest.
+
+        A server that finds a request too large says so, reads no further, and closes. Whoever goes on sending never
+        reads it.
+        """
+        rest = memoryview(part)
+        while rest:
+            waiter.attend()
+            try:
+                rest = rest[self.stream.send(rest[:_SLICE]) :]
+            except NotReady as reason:
+                self.stream.wait(waiter, reason.event | READ, until=waiter.elapsed + silence)
+                if self._heard(reader):
+                    return False
+            except OSError:
+                if self._heard(reader):
+                    return False
+                raise
+        return True
+
+    def _heard(self, reader: AnswerReader) -> bool:
+        """Whether an answer has begun, or none will ever come; without waiting."""
+        try:
+            data = self.stream.receive()
+            self.has_answered = self.has_answered or bool(data)
+            reader.feed(data)
+        except NotReady:
+            pass
+        except OSError as error:  # sending will say what is wrong, unless a server tells of it in TLS
+            if tls.wants_client_certificate(error):
+                raise
+        return reader.starts_an_answer or reader.ended or len(reader) > MAX_HEAD
+
+    def _receive(self, reader: AnswerReader, waiter: Waiter, silence: float) -> bytes:
+        limit = silence if reader.starts_an_answer else math.inf  # before that the model is thinking
+        data = attempt(self.stream.receive, self.stream, waiter, silence=limit)
+        self.has_answered = self.has_answered or bool(data)
+        return data
