@@ -680,20 +680,16 @@ def test_sampling_parameters_are_refused_under_the_newer_version() -> None:
     assert verdict([body(temperature=0.5), body(top_p=0.5)], []) == "refused"
 
 
-def test_betas_are_ignored_by_default_and_an_unknown_one_is_refused_by_strict_rules() -> None:
+def test_betas_are_ignored() -> None:
     assert set(rows("Betas")) == KNOWN_BETAS
-    headers = {"anthropic-version": NEW_VERSION, "anthropic-beta": ", ".join(rows("Betas"))}
-    assert choose_rules(headers, strict=True).betas == KNOWN_BETAS
-    unknown = {**headers, "anthropic-beta": "tea-2026-01-01"}
-    assert choose_rules(unknown, strict=False).betas == {"tea-2026-01-01"}
-    with pytest.raises(errors.InvalidRequest, match="tea-2026-01-01"):
-        choose_rules(unknown, strict=True)
+    headers = {"anthropic-version": NEW_VERSION, "anthropic-beta": ", ".join([*rows("Betas"), "tea-2026-01-01"])}
+    assert choose_rules(headers).betas == KNOWN_BETAS | {"tea-2026-01-01"}
 
 
 @pytest.mark.parametrize("version", [OLD_VERSION, NEW_VERSION])
 def test_each_version_of_the_table_has_rules_of_its_own(version: str) -> None:
     assert set(rows("API versions")) == {OLD_VERSION, NEW_VERSION}
-    assert choose_rules({"anthropic-version": version}, strict=True).version == version
+    assert choose_rules({"anthropic-version": version}).version == version
 
 
 def test_the_paths_that_are_honoured_are_the_routes() -> None:
