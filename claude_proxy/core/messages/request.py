@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from claude_proxy.core.json_schema.validate import schema_fault
+from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Request
 from claude_proxy.core.messages.conversation import PREFILL_REFUSED, read_conversation
@@ -269,6 +269,7 @@ def _output_schema(top: Node) -> Mapping[str, Any] | None:
     schema = named[0].require("schema")
     if reason := schema_fault(schema.object()):
         schema.fail(reason)
+    top.tally.ignored += len(unchecked(schema.object()))
     return schema.object()
 
 

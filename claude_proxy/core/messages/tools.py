@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from claude_proxy.core.json_schema.validate import schema_fault
+from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.messages.content import Tool, ToolChoice
 from claude_proxy.core.messages.json_node import Node
 from claude_proxy.errors import InvalidRequest
@@ -171,12 +171,13 @@ def _custom(item: Node) -> Tool:
 
 
 def _strict(item: Node, schema: Node) -> bool:
-    """Whether inputs are held against the schema; one that cannot be enforced is let pass and counted."""
+    """Whether inputs are held against the schema; a schema with a fault is not, and what is not checked is counted."""
     if not item.flag("strict"):
         return False
     if schema_fault(schema.object()):
         item.tally.ignored += 1
         return False
+    item.tally.ignored += len(unchecked(schema.object()))
     return True
 
 

@@ -233,6 +233,12 @@ def test_a_schema_that_cannot_be_enforced_is_refused() -> None:
     assert message.startswith("output_config.format.schema: properties.a")
 
 
+def test_what_is_not_checked_of_a_schema_is_counted() -> None:
+    schema = {"type": "object", "if": {"required": ["a"]}, "then": {"required": ["b"]}}
+    request = parse(output_config={"format": {"type": "json_schema", "schema": schema}})
+    assert (request.output_schema, request.ignored) == (schema, 2)
+
+
 def test_threads() -> None:
     create, on = error({"thread": {"type": "create"}}), error({"thread": {"type": "continue"}})
     assert (create.status, code(create)) == (400, "thread_unsupported_request")

@@ -108,6 +108,13 @@ def test_a_strict_tool_whose_schema_cannot_be_enforced() -> None:
     assert parse(**tools({"name": "a", "input_schema": UNENFORCEABLE, "strict": False})).ignored == 0
 
 
+def test_what_is_not_checked_of_a_strict_tools_schema_is_counted() -> None:
+    schema = {"type": "object", "properties": {"a": {"not": {"type": "null"}, "pattern": "(?=a)"}}}
+    (tool,) = (request := parse(**tools({"name": "a", "input_schema": schema, "strict": True}))).tools
+    assert (tool.strict, request.ignored) == (True, 2)
+    assert parse(**tools({"name": "a", "input_schema": schema})).ignored == 0
+
+
 def test_a_tool_that_only_code_may_call_is_hidden() -> None:
     assert names(tool_json("a", allowed_callers=["code_execution_20260120"]), tool_json("b")) == ["b"]
     assert names(tool_json("a", allowed_callers=[])) == []
