@@ -36,6 +36,8 @@ from pydantic import BaseModel
 
 from claude_proxy import errors
 from claude_proxy.core.aliases import mapping
+from claude_proxy.core.json_schema.formats import FORMATS
+from claude_proxy.core.json_schema.validate import KEYWORDS, UNCHECKED
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Request, StopReason, Text, Thinking, ToolUse, Usage
 from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
@@ -678,6 +680,14 @@ def _verdicts(part: Part, row: Row) -> Iterator[str]:
 
 def test_sampling_parameters_are_refused_under_the_newer_version() -> None:
     assert verdict([body(temperature=0.5), body(top_p=0.5)], []) == "refused"
+
+
+def test_the_section_on_json_schema_names_what_is_checked() -> None:
+    section = PAGE.read_text("utf-8").partition("## JSON Schema\n")[2].partition("\n## ")[0]
+    checked, _, others = section.partition("\n\n`not`")
+    named = set(re.findall(r"`([$a-zA-Z][\w-]*)`", checked))
+    assert named == {*KEYWORDS, *FORMATS}
+    assert set(re.findall(r"`(\w+)`", others.partition("are shown")[0])) <= UNCHECKED
 
 
 def test_betas_are_ignored() -> None:

@@ -512,9 +512,12 @@ def _additional_properties(at: _Visit, schema: Schema) -> None:
 
 
 def _not_allowed(at: _Visit, name: str, named: Mapping[str, Schema]) -> None:
-    if not at.full:
+    def text() -> str:
         remedy = f"; the allowed properties are {_listed(named)}" if named else ""
-        at.fault(lambda: f"the property {_shown(name)} is not allowed{remedy}")
+        return f"the property {_shown(name)} is not allowed{remedy}"
+
+    if not at.full:
+        at.fault(text)
 
 
 def _required(at: _Visit, names: list[str]) -> None:
