@@ -50,11 +50,7 @@ def body(**fields: Any) -> bytes:
     return json.dumps({name: value for name, value in data.items() if value is not ABSENT}).encode()
 
 
-LENIENT, STRICT, NEW = Rules(), Rules(strict=True), Rules(version=NEW_VERSION)
-
-
-def strict_with(*betas: str) -> Rules:
-    return Rules(strict=True, betas=frozenset(betas))
+LENIENT, NEW = Rules(), Rules(version=NEW_VERSION)
 
 
 def parse(rules: Rules = LENIENT, /, **fields: Any) -> Request:

@@ -49,6 +49,7 @@ PURE = frozenset(
         *(
             "fractions",
             "functools",
+            "graphlib",
             "hashlib",
             "heapq",
             "html",
@@ -62,7 +63,7 @@ PURE = frozenset(
             "re",
             "shlex",
         ),
-        *("string", "struct", "textwrap", "tomllib", "types", "typing", "unicodedata", "urllib.parse", "zlib"),
+        *("string", "struct", "textwrap", "tomllib", "types", "typing", "urllib.parse", "zlib"),
     }
 )
 """The standard library's modules that compute and do nothing else. The core may import these."""

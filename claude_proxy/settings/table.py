@@ -171,11 +171,6 @@ class Settings:
         example="my-gpt, !gpt-4o-text",
         unset={},
     )
-    validation: str = _setting(
-        one_of("lenient", "strict"),
-        "lenient",
-        "lenient lets pass what has no meaning here; strict refuses what the real API refuses, to test clients.",
-    )
     max_calls: int = _setting(
         whole_number(1, 100_000),
         "100",

@@ -81,6 +81,10 @@ def test_the_defaults() -> None:
     )
 
 
+def test_a_name_that_is_no_setting_is_none_of_our_business() -> None:
+    assert loaded(VALIDATION="strict", OTHER_PROGRAM="x") == loaded()
+
+
 GOOD: list[tuple[str, str, Any]] = [
     ("CLIENT_HASH_KEY", "any-secret", Secret("any-secret")),
     ("REDCAP_API_URL", "https://redcap.example.edu/api", URL),
@@ -103,7 +107,6 @@ GOOD: list[tuple[str, str, Any]] = [
     ("MODEL_MAP", "{}", {}),
     ("MODEL_MAP", ' {"claude-opus-*": "claude-opus-4", "x": "o1"}', {"claude-opus-*": "claude-opus-4", "x": "o1"}),
     ("VISION_ALIASES", "my-gpt, llama-*, !llama-3*", {"llama-3*": False, "my-gpt": True, "llama-*": True}),
-    ("VALIDATION", "Strict", "strict"),
     ("MAX_CALLS", "1", 1),
     ("MAX_WAITING", "0", 0),
     ("CONNECT_TIMEOUT", "0.5", 0.5),
@@ -172,7 +175,6 @@ BAD: list[tuple[str, str, str]] = [
     ("MODEL_MAP", "/nowhere/models.json", "a file that can be read (No such file or directory)"),
     ("VISION_ALIASES", "my gpt", "aliases or patterns with commas between them"),
     ("VISION_ALIASES", "!", "aliases or patterns with commas between them"),
-    ("VALIDATION", "none", "one of lenient, strict"),
     ("MAX_CALLS", "0", "whole number from 1 to 100000"),
     ("MAX_WAITING", "-1", "whole number from 0 to 100000"),
     ("CONNECT_TIMEOUT", "0", "number of seconds from 0.1 to 600"),

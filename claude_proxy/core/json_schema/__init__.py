@@ -1,4 +1,4 @@
-"""JSON Schema: which types a value may have, and whether a value is as a schema says.
+"""JSON Schema as far as SDKs and real API go: which types a value may have, and whether it is as a schema says.
 
-Pure, and knows nothing of messages. Main words: `Schema`, `types`, `faults`.
+Pure, and knows nothing of messages. Main words: `Schema`, `types`, `faults`, `unchecked`.
 """

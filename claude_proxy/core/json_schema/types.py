@@ -6,12 +6,15 @@ be understood allows everything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 Schema: TypeAlias = Any  # an object, or true or false
 
 ALL_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+_INDEX = re.compile(r"[0-9]{1,6}")
 _MAX_PARTS = 200  # how many parts of a schema are looked at for one question
 
 
@@ -90,15 +93,23 @@ def _branches(schema: Mapping[str, Any], keyword: str) -> list[Schema]:
 
 
 def _target(pointer: Any, root: Schema) -> Schema:
-    """The schema that a local `$ref` such as `#/$defs/Item` points to; one that allows everything if there is none."""
+    found = find(pointer, root)
+    return True if found is None else found
+
+
+def find(pointer: Any, root: Schema) -> Any:
+    """What a local `$ref` such as `#/$defs/Item` points to; None if there is nothing."""
     if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
-        return True
+        return None
     node = root
-    for step in pointer.split("/")[1:]:
+    for step in unquote(pointer).split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
-        if not isinstance(node, Mapping) or key not in node:
-            return True
-        node = node[key]
+        if isinstance(node, Mapping) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and _INDEX.fullmatch(key) and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            return None
     return node
 
 

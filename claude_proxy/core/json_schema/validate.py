@@ -1,133 +1,130 @@
-"""Whether a value is as a JSON Schema says: draft 2020-12, and what older drafts called otherwise.
+"""Whether a value is as a JSON Schema says, as far as the vendors' SDKs and the real API go.
 
-Two questions, one walk each. `schema_fault` asks whether a schema can be enforced to the letter; `faults` asks what is
-wrong with a value, in sentences a model can act on. `KEYWORDS` is the table behind both: per keyword the types it
-speaks of, the shape its argument must have, and the test. A schema is first compiled, which checks the shapes, finds
-the targets of the references and reads the patterns; a visit then applies a compiled schema to a value.
+Three questions. `schema_fault` asks whether a schema is one; `unchecked` names what of it is not checked; `faults` asks
+what is wrong with a value, in sentences a model can act on. `KEYWORDS` is the table behind them: per keyword the types
+it speaks of, the shape its argument must have, and the test. A schema is first compiled, which checks the shapes and
+finds the targets of the references; a `_Visit` then applies a part of it to a value.
 
-Keywords that are not in the table say nothing about validity. `$dynamicRef`, references that leave the schema, and
-references that come back to themselves without stepping into the value are refused. Beside a `$ref` the other keywords
-count, as they do since draft 2019-09. The formats in `FORMATS` are enforced, all others are remarks.
+The table holds the API's subset of draft 2020-12 and what pydantic and zod write for everyday types, since the SDKs'
+helpers for tools send that as it is. `oneOf` is read as `anyOf`, as by the SDKs. So nothing in the table negates, and
+what is left out of it lets more values pass, never fewer.
 
-Schemas and values come from strangers. Steps and depth are bounded, and a value that cannot be checked within the
-bounds has a fault: nothing passes unchecked. The steps of `core.patterns` count like all others.
+Schemas and values come from strangers. Every step is counted, those of `patterns` and each fault that is handed on
+among them, and a value that cannot be checked within the bounds has a fault: nothing passes unchecked.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import operator
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias
-from urllib.parse import unquote, urldefrag, urljoin
 
-from claude_proxy.core.json_schema import patterns
 from claude_proxy.core.json_schema.formats import FORMATS
-from claude_proxy.core.json_schema.patterns import Program
-from claude_proxy.core.json_schema.types import ALL_TYPES, Schema, type_of
+from claude_proxy.core.json_schema.patterns import Pattern, read_pattern
+from claude_proxy.core.json_schema.types import ALL_TYPES, Schema, find, type_of
+from claude_proxy.core.json_text import is_deeper
 
 Path: TypeAlias = tuple[str | int, ...]
 
-_MAX_STEPS = 2_000_000  # up to three seconds
-_MAX_DEPTH = 200  # of schemas within schemas, as they are applied to a value
+MAX_STEPS = 1_000_000  # up to three seconds
+_MAX_DEPTH = 200  # of a schema, and of schemas within schemas as they are applied to a value
 _MAX_VALUE_DEPTH = 100
-_MAX_PATH = 500  # of a schema within a schema
 _ENOUGH_FAULTS = 10  # in one place, to tell what is meant
 _MAX_SHOWN = 200  # characters of a value or a name in a sentence
 _MAX_LISTED = 20
 
+_NUMBER = frozenset({"integer", "number"})
+_STRING = frozenset({"string"})
+_ARRAY = frozenset({"array"})
+_OBJECT = frozenset({"object"})
+
+UNCHECKED: Final = frozenset(
+    {"not", "if", "then", "else", "contains", "minContains", "maxContains", "additionalItems", "patternProperties"}
+    | {"dependencies", "dependentRequired", "dependentSchemas", "unevaluatedItems", "unevaluatedProperties"}
+    | {"propertyNames", "$dynamicRef", "$recursiveRef"}
+)
+"""The keywords of JSON Schema that say which values are valid, and are not checked."""
+
 
 def schema_fault(schema: Schema) -> str | None:
-    """Why a schema cannot be enforced; None if it can.
-
-    Args:
-        schema: the schema as the client sent it, decoded from JSON.
-
-    Returns:
-        A sentence that begins with the path into the schema, as in `properties.id.pattern: ...`.
-    """
+    """Why a schema is none that can be held to, in a sentence that begins with the path into it; None if it is one."""
     try:
-        _compile(schema)
+        _Compiler(schema)
     except _RefusedError as refused:
         return str(refused)
     return None
 
 
-def faults(value: Any, schema: Schema, *, limit: int = 5) -> list[str]:
-    """What is wrong with a value, in the order of the schema's keywords; nothing if it is valid.
+def unchecked(schema: Schema) -> list[str]:
+    """The keywords in a schema without a fault that are not checked, each as often as it is there."""
+    return _Compiler(schema).unchecked
+
+
+def faults(value: Any, schema: Schema, *, limit: int = 5, max_steps: int = MAX_STEPS) -> list[str]:
+    """What is wrong with a value; nothing if it is valid.
 
     Args:
         value: the value, decoded from JSON.
         schema: a schema in which `schema_fault` finds no fault.
         limit: how many faults are named at most; at least 1.
+        max_steps: how much work it may be.
 
     Returns:
         Sentences such as `items.0.price: must be a number, is "3"`; without a path if the whole value is meant. A
         value too deep or too costly to check has a fault that says so.
 
     Raises:
-        ValueError: the schema cannot be enforced.
+        ValueError: the schema has a fault.
     """
-    compiled = _compile(schema)
-    run = _Run(compiled, max(limit, _ENOUGH_FAULTS))
+    run = _Run(_Compiler(schema), max(limit, _ENOUGH_FAULTS), max_steps)
     try:
-        found = run.check_writable(value) or run.visit(value, schema, (), 0).faults
+        if is_deeper(value, _MAX_VALUE_DEPTH):
+            raise _GivenUpError(f"it is nested more than {_MAX_VALUE_DEPTH} levels deep")
+        found = run.visit(value, schema, (), 0)
     except _GivenUpError as given_up:
         return [f"cannot be checked: {given_up}"]
     except RecursionError:  # little was left of the stack when this began
         return ["cannot be checked: it is nested too deeply"]
-    return [str(fault) for fault in found[: max(1, limit)]]
+    return [fault.located() for fault in found[: max(1, limit)]]
 
 
 class _RefusedError(ValueError):
-    """The schema cannot be enforced; the message names the place."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        super().__init__(f"{_written(path)}: {text}" if path else text)
+    """The schema has a fault; the message names the place."""
 
 
 class _GivenUpError(Exception):
     """The bounds were reached."""
 
 
+def _located(path: Path, text: str) -> str:
+    """A sentence with the path before it."""
+    steps = (step if re.fullmatch(r"[\w$~@/-]{1,200}", step) else _shown(step) for step in map(str, path))
+    return f"{'.'.join(steps)}: {text}" if path else text
+
+
 class _Fault(NamedTuple):
     path: Path
     text: Callable[[], str]  # most faults are never shown: those of alternatives
     mismatch: str = ""  # what may tell that another alternative is meant: a wrong "type" or a wrong "constant"
+    alternatives: Sequence[_Fault] = ()  # a fault of each, where no one can be told to be meant
 
-    def __str__(self) -> str:
-        return f"{_written(self.path)}: {self.text()}" if self.path else self.text()
-
-
-def _written(path: Path) -> str:
-    return ".".join(step if _is_plain(step) else _shown(step) for step in map(str, path))
-
-
-def _is_plain(step: str) -> bool:
-    return len(step) <= _MAX_SHOWN and re.fullmatch(r"[\w$~@/-]+", step) is not None
+    def located(self, spoken_of: Path | None = None) -> str:
+        """The fault in words; without its path if that is spoken of, and without alternatives within alternatives."""
+        text = self.text()
+        if self.alternatives and spoken_of is None:
+            text += ": " + "; or ".join(dict.fromkeys(each.located(self.path) for each in self.alternatives))
+        return text if self.path is spoken_of else _located(self.path, text)
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(_sketched(value, 5), ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
-
-
-def _sketched(value: Any, depth: int) -> Any:
-    """Enough of a value to show it."""
-    match value:
-        case str():
-            return value[: _MAX_SHOWN + 1]
-        case Mapping() | list() | tuple() if depth == 0:
-            return "…"
-        case Mapping():
-            return {_sketched(name, 1): _sketched(value[name], depth - 1) for name in islice(value, _MAX_LISTED)}
-        case list() | tuple():
-            return [_sketched(each, depth - 1) for each in value[:_MAX_LISTED]]
-        case _:
-            return value
 
 
 def _listed(values: Collection[Any]) -> str:
@@ -145,151 +142,71 @@ class _Rule(NamedTuple):
     cost: int
 
 
-class _Compiled(NamedTuple):
-    rules: dict[int, tuple[_Rule, ...]]  # by the identity of the schema
-    targets: dict[int, Schema]  # of references, by the identity of the schema that refers
-
-
-class _Part(NamedTuple):
-    """A schema within the schema, its place, and the URI against which its references count."""
-
-    schema: Schema
-    path: Path
-    base: str
-
-
-def _compile(schema: Schema) -> _Compiled:
-    compiler = _Compiler(schema)
-    compiler.compile()
-    return compiler.compiled
-
-
 class _Compiler:
-    """Reads every schema within a schema once; never recursive, since schemas may be deep."""
+    """Reads every part of a schema once; never recursive.
+
+    Attributes:
+        rules: what each part asks for, by its identity.
+        unchecked: the keywords that are not checked.
+    """
 
     def __init__(self, root: Schema) -> None:
-        self.compiled = _Compiled({}, {})
-        self._pending = [_Part(root, (), "")]
-        self._references: list[tuple[_Part, str]] = []
-        self._resources: dict[str, Schema] = {"": root}
-        self._anchors: dict[tuple[str, str], Schema] = {}
-        self._in_place: dict[int, list[_Part]] = {}
-        self._patterns = patterns.Compiler()
-        self._part = self._pending[0]
+        self.rules: dict[int, list[_Rule]] = {}
+        self.unchecked: list[str] = []
+        self._root = root
         self._keyword = ""
-
-    def compile(self) -> None:
-        while self._pending or self._references:
-            if self._pending:
-                self._read(self._pending.pop())
-            else:
-                self._resolve(*self._references.pop())
-        self._refuse_loops()
-
-    def add(self, schema: Schema, *steps: str | int) -> Schema:
-        """Note a schema that stands in the argument of the keyword being read."""
-        part = _Part(schema, (*self._part.path, self._keyword, *steps), self._part.base)
-        if not isinstance(schema, Mapping | bool):
-            raise _RefusedError(part.path, f"must be a schema (an object, true or false), is {_shown(schema)}")
-        self._pending.append(part)
-        if self._keyword in _IN_PLACE:
-            self._in_place.setdefault(id(self._part.schema), []).append(part)
-        return schema
-
-    def refer(self, reference: str) -> None:
-        """Note a reference, whose target may not have been read yet."""
-        self._references.append((self._part, reference))
-
-    def pattern(self, source: str, *steps: str) -> Program:
-        """Read a regular expression."""
+        self._part: tuple[Schema, Path] = (root, ())
+        self._pending: list[tuple[Schema, Path]] = [(root, ())]
+        self._paths: dict[int, Path] = {}
+        self._same_value: dict[int, list[int]] = {}  # which parts a part applies to the value that it is applied to
+        if is_deeper(root, _MAX_DEPTH):
+            raise _RefusedError(f"the schema is nested more than {_MAX_DEPTH} levels deep")
+        while self._pending:
+            self._read(self._pending.pop())
         try:
-            return self._patterns.compile(source)
-        except patterns.PatternError as error:
-            raise self.refusal(f"{_shown(source)} cannot be enforced: {error}", *steps) from None
+            TopologicalSorter(self._same_value).prepare()
+        except CycleError as error:
+            path = self._paths[error.args[1][0]]
+            raise _RefusedError(_located(path, "leads back to itself without a step into the value")) from None
 
-    def refusal(self, text: str, *steps: str | int) -> _RefusedError:
-        return _RefusedError((*self._part.path, self._keyword, *steps), text)
-
-    def _read(self, part: _Part) -> None:
-        schema, path, base = part
-        if isinstance(schema, bool) or id(schema) in self.compiled.rules:
+    def _read(self, part: tuple[Schema, Path]) -> None:
+        schema, path = self._part = part
+        if isinstance(schema, bool) or id(schema) in self.rules:
             return
         if not isinstance(schema, Mapping):
-            raise _RefusedError(path, f"must be a schema (an object, true or false), is {_shown(schema)}")
-        if len(path) > _MAX_PATH:
-            raise _RefusedError((), f"the schema is nested more than {_MAX_PATH} levels deep")
-        self._part = _Part(schema, path, self._named(schema, base))
-        rules = []
+            raise _RefusedError(_located(path, f"must be a schema (an object, true or false), is {_shown(schema)}"))
+        rules = self.rules[id(schema)] = []
+        self._paths[id(schema)] = path
+        self.unchecked += [keyword for keyword in UNCHECKED if keyword in schema]
         for keyword, (types, shape, test) in KEYWORDS.items():
             if keyword in schema:
                 self._keyword = keyword
                 argument = shape(self, schema[keyword])
-                cost = 1 + (len(argument) if isinstance(argument, list | Mapping) else 0)
-                rules.append(_Rule(types, test, argument, cost))
-        self.compiled.rules[id(schema)] = tuple(rules)
+                if argument is None:
+                    self.unchecked.append(keyword)
+                elif test:
+                    cost = 1 + (len(argument) if isinstance(argument, list | Mapping) else 0)
+                    rules.append(_Rule(types, test, argument, cost))
 
-    def _named(self, schema: Mapping[str, Any], base: str) -> str:
-        """Enter the names that a schema gives itself; returns its base URI."""
-        name = schema.get("$id")
-        if isinstance(name, str):
-            url, anchor = urldefrag(name)
-            if url:
-                base = urldefrag(urljoin(base, url)).url
-                self._resources.setdefault(base, schema)
-            if anchor:
-                self._anchors.setdefault((base, anchor), schema)
-        for keyword in ("$anchor", "$dynamicAnchor"):
-            if isinstance(own := schema.get(keyword), str):
-                self._anchors.setdefault((base, own), schema)
-        return base
+    def add(self, schema: Schema, *steps: str | int) -> Schema:
+        """Note a part of the schema that stands in the argument of the keyword being read."""
+        outer, path = self._part
+        self._pending.append((schema, (*path, self._keyword, *steps)))
+        if self._keyword in {"$ref", "allOf", "anyOf", "oneOf"} and isinstance(schema, Mapping):
+            self._same_value.setdefault(id(outer), []).append(id(schema))
+        return schema
 
-    def _resolve(self, part: _Part, reference: str) -> None:
-        self._part, self._keyword = part, "$ref"
-        url, fragment = (part.base, reference[1:]) if reference.startswith("#") else urldefrag(reference)
-        base = urljoin(part.base, url)
-        if base not in self._resources:
+    def target(self, reference: str) -> Schema:
+        """What a reference points to."""
+        found = find(reference, self._root)
+        if not reference.startswith("#"):
             raise self.refusal(f"{_shown(reference)} points out of the schema; only references into it are followed")
-        target = self._target(self._resources[base], base, unquote(fragment))
-        if not isinstance(target, Mapping | bool):
+        if not isinstance(found, Mapping | bool):
             raise self.refusal(f"{_shown(reference)} points to nothing, or not to a schema")
-        self.compiled.targets[id(part.schema)] = target
-        found = _Part(target, (*part.path, "$ref"), base)
-        self._in_place.setdefault(id(part.schema), []).append(found)
-        self._pending.append(found)
+        return found
 
-    def _target(self, resource: Schema, base: str, fragment: str) -> Schema | None:
-        if fragment and not fragment.startswith("/"):
-            return self._anchors.get((base, fragment))
-        node = resource
-        for step in fragment.split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, Mapping) and key in node:
-                node = node[key]
-            elif isinstance(node, list) and re.fullmatch(r"[0-9]{1,6}", key) and int(key) < len(node):
-                node = node[int(key)]
-            else:
-                return None
-        return node
-
-    def _refuse_loops(self) -> None:
-        """Refuse schemas that apply themselves to the same value again."""
-        done: set[int] = set()
-        for start in list(self._in_place):
-            trail: list[tuple[int, Iterator[_Part]]] = [(start, iter(self._in_place[start]))]
-            on_trail = {start}
-            while trail:
-                here, parts = trail[-1]
-                part = next((part for part in parts if id(part.schema) not in done), None)
-                if part is None:
-                    trail.pop()
-                    on_trail.discard(here)
-                    done.add(here)
-                    continue
-                there = id(part.schema)
-                if there in on_trail and not isinstance(part.schema, bool):
-                    raise _RefusedError(part.path, "leads back to itself without a step into the value")
-                trail.append((there, iter(self._in_place.get(there, ()))))
-                on_trail.add(there)
+    def refusal(self, text: str) -> _RefusedError:
+        return _RefusedError(_located((*self._part[1], self._keyword), text))
 
 
 # --- a visit ----------------------------------------------------------------------------------------------------------
@@ -298,65 +215,39 @@ class _Compiler:
 class _Run:
     """One check of one value: the bounds, and what all visits share."""
 
-    def __init__(self, compiled: _Compiled, limit: int) -> None:
-        self.compiled = compiled
+    def __init__(self, compiler: _Compiler, limit: int, max_steps: int) -> None:
+        self.rules = compiler.rules
         self.limit = limit
-        self._steps = _MAX_STEPS
+        self._steps = max_steps
 
     def spend(self, steps: int) -> None:
         self._steps -= steps
         if self._steps < 0:
             raise _GivenUpError("the schema asks for too many steps on a value of this size")
 
-    def check_writable(self, value: Any) -> list[_Fault]:
-        """The numbers that JSON cannot hold; gives up on values that are too deep."""
-        found = []
-        pending: list[tuple[Any, Path]] = [(value, ())]
-        while pending:
-            each, path = pending.pop()
-            self.spend(1)
-            if len(path) > _MAX_VALUE_DEPTH:
-                raise _GivenUpError(f"it is nested more than {_MAX_VALUE_DEPTH} levels deep")
-            if isinstance(each, Mapping):
-                pending += [(inner, (*path, name)) for name, inner in each.items()]
-            elif isinstance(each, list | tuple):
-                pending += [(inner, (*path, index)) for index, inner in enumerate(each)]
-            elif isinstance(each, float) and not math.isfinite(each):
-                found.append(_Fault(path, lambda: "must be a finite number"))
-        return found
-
-    def visit(self, value: Any, schema: Schema, path: Path, depth: int) -> _Visit:
-        """Apply a schema to a value."""
+    def visit(self, value: Any, schema: Schema, path: Path, depth: int) -> list[_Fault]:
+        """Apply a part of the schema to a value."""
         self.spend(1)
         if depth > _MAX_DEPTH:
             raise _GivenUpError("the schema is nested too deeply on a value of this depth")
         visit = _Visit(self, value, schema, path, depth)
-        if isinstance(schema, bool):
-            if not schema:
-                visit.fault(lambda: "must not be there")
-            return visit
         value_type = type_of(value)
-        for types, test, argument, cost in self.compiled.rules[id(schema)]:
-            if value_type in types:
-                self.spend(cost)
-                test(visit, argument)
-                if len(visit.faults) >= self.limit:
-                    break
-        return visit
-
-    def key(self, value: Any) -> Hashable:
-        """Equal for values that are equal in JSON, where 1 is 1.0 and true is not 1."""
-        self.spend(1)
-        return _key(value, self.key)
-
-    def matches(self, program: Program, text: str) -> bool:
-        return patterns.Matcher(program, text, self.spend).search()
+        if isinstance(value, float) and not math.isfinite(value):
+            visit.fault(lambda: "must be a finite number")
+        elif schema is False:
+            visit.fault(lambda: "must not be there")
+        elif schema is not True:
+            for types, test, argument, cost in self.rules[id(schema)]:
+                if value_type in types and not visit.full:
+                    self.spend(cost)
+                    test(visit, argument)
+        return visit.faults
 
 
 class _Visit:
-    """One schema applied to one value: what was found wrong, and which properties or items were looked at."""
+    """A part of the schema applied to a value."""
 
-    __slots__ = ("depth", "faults", "path", "run", "schema", "seen", "value")
+    __slots__ = ("depth", "faults", "path", "run", "schema", "value")
 
     def __init__(self, run: _Run, value: Any, schema: Schema, path: Path, depth: int) -> None:
         self.run = run
@@ -365,189 +256,114 @@ class _Visit:
         self.path = path
         self.depth = depth
         self.faults: list[_Fault] = []
-        self.seen: set[str | int] = set()
-
-    @property
-    def valid(self) -> bool:
-        return not self.faults
 
     @property
     def full(self) -> bool:
         """Whether enough faults have been found."""
         return len(self.faults) >= self.run.limit
 
-    def fault(self, text: Callable[[], str], *, mismatch: str = "") -> None:
-        self.faults.append(_Fault(self.path, text, mismatch))
+    def fault(self, text: Callable[[], str], *, mismatch: str = "", alternatives: Sequence[_Fault] = ()) -> None:
+        self.faults.append(_Fault(self.path, text, mismatch, alternatives))
+
+    def take(self, found: list[_Fault]) -> None:
+        """Take over faults."""
+        self.run.spend(len(found))
+        self.faults += found
 
     def into(self, step: str | int, schema: Schema) -> None:
-        """Apply a schema to a property or an item."""
-        self.seen.add(step)
-        self.faults += self.run.visit(self.value[step], schema, (*self.path, step), self.depth + 1).faults
+        """Apply a part of the schema to a property or an item, until enough is known."""
+        if not self.full:
+            self.take(self.run.visit(self.value[step], schema, (*self.path, step), self.depth + 1))
 
-    def again(self, schema: Schema) -> _Visit:
-        """Apply another schema to the same value, without taking over what it finds."""
+    def again(self, schema: Schema) -> list[_Fault]:
+        """What another part finds wrong with the same value."""
         return self.run.visit(self.value, schema, self.path, self.depth + 1)
-
-    def take(self, other: _Visit) -> None:
-        """Take over what another schema found in the same value."""
-        self.faults += other.faults
-        if other.valid:
-            self.seen |= other.seen
 
 
 _Test: TypeAlias = Callable[[_Visit, Any], None]
 
 
-def _key(value: Any, inner: Callable[[Any], Hashable]) -> Hashable:
+def _key(value: Any, spend: Callable[[int], None] = lambda _: None) -> Hashable:
+    """Equal for values that are equal in JSON, where 1 is 1.0 and true is not 1."""
+    spend(1)
     match value:
         case bool():
             return ("boolean", str(value))
         case Mapping():
-            return ("object", frozenset([(name, inner(each)) for name, each in value.items()]))
+            return ("object", frozenset([(name, _key(each, spend)) for name, each in value.items()]))
         case list() | tuple():
-            return ("array", tuple([inner(each) for each in value]))
+            return ("array", tuple([_key(each, spend) for each in value]))
         case _:
             return value  # type: ignore[no-any-return]
 
 
-def _constant(value: Any) -> Hashable:
-    return _key(value, _constant)
+# --- the shapes of arguments: a shape returns None for what is not checked -------------------------------------------
+
+_Shape: TypeAlias = Callable[[_Compiler, Any], Any]
 
 
-# --- the shapes of arguments ------------------------------------------------------------------------------------------
+def _must_be(wanted: str, accepts: Callable[[Any], bool], read: _Shape = lambda _, argument: argument) -> _Shape:
+    """A shape that arguments have or not, and what is made of one."""
+
+    def shape(compiler: _Compiler, argument: Any) -> Any:
+        if not accepts(argument):
+            raise compiler.refusal(f"must be {wanted}, is {_shown(argument)}")
+        return read(compiler, argument)
+
+    return shape
+
+
+def _is_number(argument: Any) -> bool:
+    return type_of(argument) in _NUMBER and (isinstance(argument, int) or math.isfinite(argument))
+
+
+def _names_types(argument: Any) -> bool:
+    names = argument if isinstance(argument, list) else [argument]
+    return bool(names) and all(isinstance(name, str) and name in ALL_TYPES for name in names)
+
+
+def _add_all(compiler: _Compiler, schemas: list[Schema]) -> list[Schema]:
+    return [compiler.add(schema, index) for index, schema in enumerate(schemas)]
+
+
+def _add_named(compiler: _Compiler, schemas: Mapping[str, Schema]) -> Mapping[str, Schema]:
+    return {name: compiler.add(schema, name) for name, schema in schemas.items()}
 
 
 def _a_schema(compiler: _Compiler, argument: Any) -> Schema:
     return compiler.add(argument)
 
 
-def _schemas(compiler: _Compiler, argument: Any) -> list[Schema]:
-    if not isinstance(argument, list) or not argument:
-        raise compiler.refusal(f"must be a list of schemas, is {_shown(argument)}")
-    return [compiler.add(schema, index) for index, schema in enumerate(argument)]
+def _items_shape(compiler: _Compiler, argument: Any) -> Any:
+    return _add_all(compiler, argument) if isinstance(argument, list) else compiler.add(argument)
 
 
-def _schema_or_schemas(compiler: _Compiler, argument: Any) -> Schema | list[Schema]:
-    if isinstance(argument, list):
-        return [compiler.add(schema, index) for index, schema in enumerate(argument)]
-    return compiler.add(argument)
+def _bound(compiler: _Compiler, argument: Any) -> Any:
+    return None if isinstance(argument, bool) else _NUMBER_SHAPE(compiler, argument)  # true: as in draft 4
 
 
-def _named_schemas(compiler: _Compiler, argument: Any) -> Mapping[str, Schema]:
-    for name, schema in _an_object(compiler, argument).items():
-        compiler.add(schema, name)
-    return argument  # type: ignore[no-any-return]
+_STRING_SHAPE = _must_be("a string", lambda it: isinstance(it, str))
+_NUMBER_SHAPE = _must_be("a number", _is_number)
+_DIVISOR = _must_be("a number greater than 0", lambda it: _is_number(it) and it > 0)
+_COUNT = _must_be("a whole number from 0 on", lambda it: type_of(it) == "integer" and it >= 0, lambda _, it: int(it))
+_FLAG = _must_be("true or false", lambda it: isinstance(it, bool))
+_NAMES = _must_be("a list of strings", lambda it: isinstance(it, list) and all(isinstance(name, str) for name in it))
+_SCHEMAS = _must_be("a list of schemas", lambda it: isinstance(it, list) and bool(it), _add_all)
+_NAMED_SCHEMAS = _must_be("an object", lambda it: isinstance(it, Mapping), _add_named)
+_REFERENCE = _must_be("a string", lambda it: isinstance(it, str), lambda to, it: to.add(to.target(it)))
+_PATTERN = _must_be("a string", lambda it: isinstance(it, str), lambda _, it: (p := read_pattern(it)) and (it, p))
+_TYPES = _must_be(
+    f"one or more of {_listed(sorted(ALL_TYPES))}",
+    _names_types,
+    lambda _, it: frozenset(it if isinstance(it, list) else [it]),
+)
+_CONSTANTS = _must_be(
+    "a list of values",
+    lambda it: isinstance(it, list) and bool(it),
+    lambda _, it: (it, frozenset(map(_key, it))),
+)
 
-
-def _an_object(compiler: _Compiler, argument: Any) -> Mapping[str, Any]:
-    if not isinstance(argument, Mapping):
-        raise compiler.refusal(f"must be an object, is {_shown(argument)}")
-    return argument
-
-
-def _names(compiler: _Compiler, argument: Any) -> list[str]:
-    if not isinstance(argument, list) or not all(isinstance(name, str) for name in argument):
-        raise compiler.refusal(f"must be a list of strings, is {_shown(argument)}")
-    return argument
-
-
-def _named_names(compiler: _Compiler, argument: Any) -> Mapping[str, list[str]]:
-    return {name: _names(compiler, names) for name, names in _an_object(compiler, argument).items()}
-
-
-def _names_or_schemas(compiler: _Compiler, argument: Any) -> Mapping[str, Any]:
-    for name, each in _an_object(compiler, argument).items():
-        if isinstance(each, list):
-            _names(compiler, each)
-        else:
-            compiler.add(each, name)
-    return argument  # type: ignore[no-any-return]
-
-
-def _types(compiler: _Compiler, argument: Any) -> frozenset[str]:
-    names = argument if isinstance(argument, list) else [argument]
-    if not names or not all(isinstance(name, str) and name in ALL_TYPES for name in names):
-        raise compiler.refusal(f"must be one or more of {_listed(sorted(ALL_TYPES))}, is {_shown(argument)}")
-    return frozenset(names)
-
-
-def _constants(compiler: _Compiler, argument: Any) -> tuple[list[Any], frozenset[Hashable]]:
-    if not isinstance(argument, list) or not argument:
-        raise compiler.refusal(f"must be a list of values, is {_shown(argument)}")
-    return argument, frozenset([_comparable(compiler, value) for value in argument])
-
-
-def _one_constant(compiler: _Compiler, argument: Any) -> tuple[Any, Hashable]:
-    return argument, _comparable(compiler, argument)
-
-
-def _comparable(compiler: _Compiler, value: Any) -> Hashable:
-    level = [value]
-    for _ in range(_MAX_VALUE_DEPTH):
-        level = [inner for each in level for inner in _within(each)]
-        if not level:
-            return _constant(value)
-    raise compiler.refusal(f"is nested more than {_MAX_VALUE_DEPTH} levels deep")
-
-
-def _within(value: Any) -> Iterable[Any]:
-    if isinstance(value, Mapping):
-        return value.values()
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _number(compiler: _Compiler, argument: Any) -> int | float:
-    if type_of(argument) not in _NUMBER or (isinstance(argument, float) and not math.isfinite(argument)):
-        raise compiler.refusal(f"must be a number, is {_shown(argument)}")
-    return argument  # type: ignore[no-any-return]
-
-
-def _number_or_flag(compiler: _Compiler, argument: Any) -> int | float | bool:
-    return argument if isinstance(argument, bool) else _number(compiler, argument)
-
-
-def _divisor(compiler: _Compiler, argument: Any) -> int | float:
-    if _number(compiler, argument) <= 0:
-        raise compiler.refusal(f"must be greater than 0, is {_shown(argument)}")
-    return argument  # type: ignore[no-any-return]
-
-
-def _count(compiler: _Compiler, argument: Any) -> int:
-    if type_of(argument) != "integer" or argument < 0:
-        raise compiler.refusal(f"must be a whole number from 0 on, is {_shown(argument)}")
-    return int(argument)
-
-
-def _flag(compiler: _Compiler, argument: Any) -> bool:
-    if not isinstance(argument, bool):
-        raise compiler.refusal(f"must be true or false, is {_shown(argument)}")
-    return argument
-
-
-def _string(compiler: _Compiler, argument: Any) -> str:
-    if not isinstance(argument, str):
-        raise compiler.refusal(f"must be a string, is {_shown(argument)}")
-    return argument
-
-
-def _reference(compiler: _Compiler, argument: Any) -> None:
-    compiler.refer(_string(compiler, argument))
-
-
-def _no_reference(compiler: _Compiler, _argument: Any) -> None:
-    raise compiler.refusal("is not supported; write `$ref`")
-
-
-def _pattern(compiler: _Compiler, argument: Any) -> tuple[str, Program]:
-    return argument, compiler.pattern(_string(compiler, argument))
-
-
-def _pattern_schemas(compiler: _Compiler, argument: Any) -> list[tuple[Program, Schema]]:
-    schemas = _an_object(compiler, argument).items()
-    return [(compiler.pattern(source, source), compiler.add(schema, source)) for source, schema in schemas]
-
-
-# --- tests: any value -------------------------------------------------------------------------------------------------
+# --- tests ------------------------------------------------------------------------------------------------------------
 
 _ARTICLES: Final = {"null": "null", "array": "an array", "object": "an object", "integer": "an integer"}
 
@@ -568,120 +384,52 @@ def _type(at: _Visit, names: frozenset[str]) -> None:
 
 def _enum(at: _Visit, constants: tuple[list[Any], frozenset[Hashable]]) -> None:
     values, keys = constants
-    if at.run.key(at.value) not in keys:
-        mismatch = "constant" if len(values) == 1 else ""
-        at.fault(lambda: f"must be one of {_listed(values)}, is {_shown(at.value)}", mismatch=mismatch)
+    if _key(at.value, at.run.spend) not in keys:
+        wanted = "must be one of" if len(values) > 1 else "must be"
+        mismatch = "" if len(values) > 1 else "constant"
+        at.fault(lambda: f"{wanted} {_listed(values)}, is {_shown(at.value)}", mismatch=mismatch)
 
 
-def _const(at: _Visit, constant: tuple[Any, Hashable]) -> None:
-    value, key = constant
-    if at.run.key(at.value) != key:
-        at.fault(lambda: f"must be {_shown(value)}, is {_shown(at.value)}", mismatch="constant")
-
-
-def _ref(at: _Visit, _: None) -> None:
-    at.take(at.again(at.run.compiled.targets[id(at.schema)]))
+def _ref(at: _Visit, schema: Schema) -> None:
+    at.take(at.again(schema))
 
 
 def _all_of(at: _Visit, schemas: list[Schema]) -> None:
     for schema in schemas:
-        at.take(at.again(schema))
+        if not at.full:
+            at.take(at.again(schema))
 
 
 def _any_of(at: _Visit, schemas: list[Schema]) -> None:
-    visits = [at.again(schema) for schema in schemas]
-    for visit in visits:
-        if visit.valid:
-            at.seen |= visit.seen
-    if not any(visit.valid for visit in visits):
-        _explain_alternatives(at, visits)
+    found: list[list[_Fault]] = []
+    for schema in schemas:
+        found.append(at.again(schema))
+        if not found[-1]:
+            return
+        at.run.spend(len(found[-1]))
+    _explain_alternatives(at, found)
 
 
-def _one_of(at: _Visit, schemas: list[Schema]) -> None:
-    visits = [at.again(schema) for schema in schemas]
-    fitting = [index for index, visit in enumerate(visits) if visit.valid]
-    if not fitting:
-        _explain_alternatives(at, visits)
-    elif len(fitting) > 1:
-        at.fault(lambda: f"fits the alternatives {_listed(fitting)} of `oneOf`, and must fit exactly one")
-    else:
-        at.take(visits[fitting[0]])
-
-
-def _explain_alternatives(at: _Visit, visits: list[_Visit]) -> None:
+def _explain_alternatives(at: _Visit, found: list[list[_Fault]]) -> None:
     """Name the faults of the alternative that is meant, or one fault of each if that cannot be told."""
-    meant = [visit for visit in visits if not any(_tells_another(fault, at.path) for fault in visit.faults)]
-    of_type = [visit for visit in visits if not any(_has_wrong_type(fault, at.path) for fault in visit.faults)]
-    candidates = meant or of_type or visits
+    of_type = [each for each in found if not any(fault.mismatch == "type" and fault.path is at.path for fault in each)]
+    meant = [
+        each
+        for each in of_type
+        if not any(fault.mismatch == "constant" and len(fault.path) <= len(at.path) + 1 for fault in each)
+    ]
+    candidates = meant or of_type or found
     if len(candidates) == 1:
-        at.faults += candidates[0].faults
+        at.take(candidates[0])
         return
+    firsts = [
+        fault
+        for first, *_ in candidates[:_MAX_LISTED]
+        for fault in (first.alternatives if first.alternatives and first.path is at.path else [first])
+    ]
+    at.run.spend(len(firsts))
     mismatch = "" if meant else "constant" if of_type else "type"
-    at.fault(lambda: f"fits none of the alternatives: {_first_faults(candidates, at.path)}", mismatch=mismatch)
-
-
-def _first_faults(visits: list[_Visit], path: Path) -> str:
-    firsts = [visit.faults[0] for visit in visits[:_MAX_LISTED]]
-    return "; or ".join(dict.fromkeys(fault.text() if fault.path == path else str(fault) for fault in firsts))
-
-
-def _tells_another(fault: _Fault, path: Path) -> bool:
-    """Whether the value is of another type, or another constant stands in it or in one of its properties."""
-    is_near = len(fault.path) <= len(path) + 1
-    return _has_wrong_type(fault, path) or (fault.mismatch == "constant" and is_near)
-
-
-def _has_wrong_type(fault: _Fault, path: Path) -> bool:
-    return fault.mismatch == "type" and fault.path == path
-
-
-def _not(at: _Visit, schema: Schema) -> None:
-    if at.again(schema).valid:
-        at.fault(lambda: f"must not fit {_shown(schema)}")
-
-
-def _if(at: _Visit, schema: Schema) -> None:
-    condition = at.again(schema)
-    if condition.valid:
-        at.seen |= condition.seen
-    branch = at.schema.get("then" if condition.valid else "else", True)
-    at.take(at.again(branch))
-
-
-def _nothing(_at: _Visit, _argument: Any) -> None:
-    """For keywords that another one reads, and for those that only hold schemas."""
-
-
-# --- tests: numbers ---------------------------------------------------------------------------------------------------
-
-
-def _minimum(at: _Visit, least: float) -> None:
-    if at.schema.get("exclusiveMinimum") is True:
-        _exclusive_minimum(at, least)
-    elif at.value < least:
-        at.fault(lambda: f"must be at least {_shown(least)}, is {_shown(at.value)}")
-
-
-def _maximum(at: _Visit, most: float) -> None:
-    if at.schema.get("exclusiveMaximum") is True:
-        _exclusive_maximum(at, most)
-    elif at.value > most:
-        at.fault(lambda: f"must be at most {_shown(most)}, is {_shown(at.value)}")
-
-
-def _exclusive_minimum(at: _Visit, bound: float) -> None:
-    if not isinstance(bound, bool) and at.value <= bound:
-        at.fault(lambda: f"must be greater than {_shown(bound)}, is {_shown(at.value)}")
-
-
-def _exclusive_maximum(at: _Visit, bound: float) -> None:
-    if not isinstance(bound, bool) and at.value >= bound:
-        at.fault(lambda: f"must be less than {_shown(bound)}, is {_shown(at.value)}")
-
-
-def _multiple_of(at: _Visit, divisor: float) -> None:
-    if _exact(at.value) % _exact(divisor) != 0:
-        at.fault(lambda: f"must be a multiple of {_shown(divisor)}, is {_shown(at.value)}")
+    at.fault(lambda: "fits none of the alternatives", mismatch=mismatch, alternatives=firsts[:_MAX_LISTED])
 
 
 def _exact(number: Any) -> Fraction:
@@ -689,26 +437,28 @@ def _exact(number: Any) -> Fraction:
     return Fraction(repr(number)) if isinstance(number, float) else Fraction(number)
 
 
-# --- tests: strings ---------------------------------------------------------------------------------------------------
+def _compares(breaks: Callable[[Any, Any], bool], wanted: str) -> _Test:
+    def test(at: _Visit, bound: Any) -> None:
+        if breaks(at.value, bound):
+            at.fault(lambda: f"must be {wanted} {_shown(bound)}, is {_shown(at.value)}")
+
+    return test
 
 
-def _min_length(at: _Visit, least: int) -> None:
-    if len(at.value) < least:
-        at.fault(lambda: f"must have {_counted(least, 'character')} or more, has {len(at.value)}")
+def _counts(breaks: Callable[[int, int], bool], must: str, noun: str, plural: str) -> _Test:
+    has = {"have": "has", "hold": "holds"}[must]
+    or_so = "more" if breaks(0, 1) else "fewer"
+
+    def test(at: _Visit, bound: int) -> None:
+        if breaks(len(at.value), bound):
+            at.fault(lambda: f"must {must} {bound} {noun if bound == 1 else plural} or {or_so}, {has} {len(at.value)}")
+
+    return test
 
 
-def _max_length(at: _Visit, most: int) -> None:
-    if len(at.value) > most:
-        at.fault(lambda: f"must have {_counted(most, 'character')} or fewer, has {len(at.value)}")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _matches_pattern(at: _Visit, pattern: tuple[str, Program]) -> None:
-    source, program = pattern
-    if not at.run.matches(program, at.value):
+def _pattern(at: _Visit, pattern: tuple[str, Pattern]) -> None:
+    source, read = pattern
+    if not read.matches(at.value, at.run.spend):
         at.fault(lambda: f"must match the regular expression {source[:_MAX_SHOWN]}, is {_shown(at.value)}")
 
 
@@ -719,75 +469,26 @@ def _format(at: _Visit, name: str) -> None:
         at.fault(lambda: f"must be {known.description}, is {_shown(at.value)}")
 
 
-# --- tests: arrays ----------------------------------------------------------------------------------------------------
-
-
 def _prefix_items(at: _Visit, schemas: list[Schema]) -> None:
     for index, schema in enumerate(schemas[: len(at.value)]):
         at.into(index, schema)
 
 
 def _items(at: _Visit, schema: Schema | list[Schema]) -> None:
-    if isinstance(schema, list):
+    if isinstance(schema, list):  # as before draft 2020-12
         _prefix_items(at, schema)
-        if "additionalItems" in at.schema:
-            _rest(at, len(schema), at.schema["additionalItems"])
-    else:
-        _rest(at, len(at.schema.get("prefixItems", ())), schema)
-
-
-def _rest(at: _Visit, start: int, schema: Schema) -> None:
-    for index in range(start, len(at.value)):
-        if at.full:
-            return
+        return
+    for index in range(len(at.schema.get("prefixItems", ())), len(at.value)):
         at.into(index, schema)
-
-
-def _contains(at: _Visit, schema: Schema) -> None:
-    fitting = [index for index in range(len(at.value)) if _item_fits(at, index, schema)]
-    at.seen.update(fitting)
-    least, most = at.schema.get("minContains", 1), at.schema.get("maxContains", math.inf)
-    if len(fitting) < least:
-        at.fault(lambda: f"must hold {_counted(least, 'item')} or more that fit {_shown(schema)}, holds {len(fitting)}")
-    if len(fitting) > most:
-        at.fault(lambda: f"must hold {_counted(most, 'item')} or fewer that fit {_shown(schema)}, holds {len(fitting)}")
-
-
-def _item_fits(at: _Visit, index: int, schema: Schema) -> bool:
-    return at.run.visit(at.value[index], schema, (*at.path, index), at.depth + 1).valid
-
-
-def _min_items(at: _Visit, least: int) -> None:
-    if len(at.value) < least:
-        at.fault(lambda: f"must hold {_counted(least, 'item')} or more, holds {len(at.value)}")
-
-
-def _max_items(at: _Visit, most: int) -> None:
-    if len(at.value) > most:
-        at.fault(lambda: f"must hold {_counted(most, 'item')} or fewer, holds {len(at.value)}")
 
 
 def _unique_items(at: _Visit, wanted: bool) -> None:
     places: dict[Hashable, int] = {}
-    for index, item in enumerate(at.value if wanted else ()):
-        first = places.setdefault(at.run.key(item), index)
-        if first != index:
-            _fault_of_twins(at, first, index)
+    for second, item in enumerate(at.value if wanted else ()):
+        first = places.setdefault(_key(item, at.run.spend), second)
+        if first != second:
+            at.fault(lambda a=first, b=second: f"must hold no item twice; items {a} and {b} are equal")  # type: ignore[misc]
             return
-
-
-def _fault_of_twins(at: _Visit, first: int, second: int) -> None:
-    at.fault(lambda: f"must hold no item twice; items {first} and {second} are equal")
-
-
-def _unevaluated_items(at: _Visit, schema: Schema) -> None:
-    at.run.spend(len(at.value))
-    for index in range(len(at.value)):
-        if index not in at.seen and not at.full:
-            at.into(index, schema)
-
-
-# --- tests: objects ---------------------------------------------------------------------------------------------------
 
 
 def _properties(at: _Visit, schemas: Mapping[str, Schema]) -> None:
@@ -796,156 +497,74 @@ def _properties(at: _Visit, schemas: Mapping[str, Schema]) -> None:
             at.into(name, schema)
 
 
-def _pattern_properties(at: _Visit, schemas: list[tuple[Program, Schema]]) -> None:
-    at.run.spend(len(at.value))
-    for name in at.value:
-        for program, schema in schemas:
-            if at.run.matches(program, name):
-                at.into(name, schema)
-
-
 def _additional_properties(at: _Visit, schema: Schema) -> None:
+    if "patternProperties" in at.schema:  # which are not read: any name may be one of them
+        return
     named = at.schema.get("properties", {})
-    programs = [program for program, _ in _prepared(at, "patternProperties")]
     at.run.spend(len(at.value))
     for name in at.value:
-        if name not in named and not any(at.run.matches(program, name) for program in programs):
-            _extra_property(at, name, schema, named)
+        if name in named:
+            continue
+        if schema is False:
+            _not_allowed(at, name, named)
+        else:
+            at.into(name, schema)
 
 
-def _prepared(at: _Visit, keyword: str) -> list[tuple[Program, Schema]]:
-    """The argument of another keyword of the same schema."""
-    test = KEYWORDS[keyword].test
-    return next((rule.argument for rule in at.run.compiled.rules[id(at.schema)] if rule.test is test), [])
-
-
-def _extra_property(at: _Visit, name: str, schema: Schema, named: Mapping[str, Schema]) -> None:
-    if schema is False:
+def _not_allowed(at: _Visit, name: str, named: Mapping[str, Schema]) -> None:
+    def text() -> str:
         remedy = f"; the allowed properties are {_listed(named)}" if named else ""
-        at.fault(lambda: f"the property {_shown(name)} is not allowed{remedy}")
-        at.seen.add(name)
-    elif not at.full:
-        at.into(name, schema)
+        return f"the property {_shown(name)} is not allowed{remedy}"
 
-
-def _unevaluated_properties(at: _Visit, schema: Schema) -> None:
-    at.run.spend(len(at.value))
-    for name in at.value:
-        if name not in at.seen:
-            _extra_property(at, name, schema, {})
-
-
-def _property_names(at: _Visit, schema: Schema) -> None:
-    for name in at.value:
-        if found := at.run.visit(name, schema, at.path, at.depth + 1).faults:
-            _fault_of_name(at, name, found[0])
-
-
-def _fault_of_name(at: _Visit, name: str, found: _Fault) -> None:
-    at.fault(lambda: f"the property name {_shown(name)} is not allowed: {found.text()}")
+    if not at.full:
+        at.fault(text)
 
 
 def _required(at: _Visit, names: list[str]) -> None:
     for name in names:
         if name not in at.value and not at.full:
-            _missing(at, name)
-
-
-def _missing(at: _Visit, name: str, because: str = "") -> None:
-    at.fault(lambda: f"{_shown(name)} is missing" + (f", which {_shown(because)} asks for" if because else ""))
-
-
-def _min_properties(at: _Visit, least: int) -> None:
-    if len(at.value) < least:
-        at.fault(lambda: f"must have {least} or more properties, has {len(at.value)}")
-
-
-def _max_properties(at: _Visit, most: int) -> None:
-    if len(at.value) > most:
-        at.fault(lambda: f"must have {most} or fewer properties, has {len(at.value)}")
-
-
-def _dependencies(at: _Visit, needed: Mapping[str, Any]) -> None:
-    """What a property asks for if it is there: other properties, or a schema for the whole object."""
-    for name, need in needed.items():
-        if name not in at.value:
-            continue
-        if not isinstance(need, list):
-            at.take(at.again(need))
-            continue
-        for other in need:
-            if other not in at.value:
-                _missing(at, other, name)
+            at.fault(lambda name=name: f"{_shown(name)} is missing")  # type: ignore[misc]
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
-
-_Shape: TypeAlias = Callable[[_Compiler, Any], Any]
 
 
 class _Keyword(NamedTuple):
     types: frozenset[str]  # of the values that it speaks of
     shape: _Shape
-    test: _Test
+    test: _Test | None
 
-
-_NUMBER = frozenset({"integer", "number"})
-_STRING = frozenset({"string"})
-_ARRAY = frozenset({"array"})
-_OBJECT = frozenset({"object"})
 
 KEYWORDS: Final[Mapping[str, _Keyword]] = {
-    "type": _Keyword(ALL_TYPES, _types, _type),
-    "enum": _Keyword(ALL_TYPES, _constants, _enum),
-    "const": _Keyword(ALL_TYPES, _one_constant, _const),
-    "minimum": _Keyword(_NUMBER, _number, _minimum),
-    "maximum": _Keyword(_NUMBER, _number, _maximum),
-    "exclusiveMinimum": _Keyword(_NUMBER, _number_or_flag, _exclusive_minimum),
-    "exclusiveMaximum": _Keyword(_NUMBER, _number_or_flag, _exclusive_maximum),
-    "multipleOf": _Keyword(_NUMBER, _divisor, _multiple_of),
-    "minLength": _Keyword(_STRING, _count, _min_length),
-    "maxLength": _Keyword(_STRING, _count, _max_length),
-    "pattern": _Keyword(_STRING, _pattern, _matches_pattern),
-    "format": _Keyword(_STRING, _string, _format),
-    "minItems": _Keyword(_ARRAY, _count, _min_items),
-    "maxItems": _Keyword(_ARRAY, _count, _max_items),
-    "prefixItems": _Keyword(_ARRAY, _schemas, _prefix_items),
-    "items": _Keyword(_ARRAY, _schema_or_schemas, _items),
-    "additionalItems": _Keyword(_ARRAY, _a_schema, _nothing),
-    "contains": _Keyword(_ARRAY, _a_schema, _contains),
-    "minContains": _Keyword(_ARRAY, _count, _nothing),
-    "maxContains": _Keyword(_ARRAY, _count, _nothing),
-    "uniqueItems": _Keyword(_ARRAY, _flag, _unique_items),
-    "required": _Keyword(_OBJECT, _names, _required),
-    "properties": _Keyword(_OBJECT, _named_schemas, _properties),
-    "patternProperties": _Keyword(_OBJECT, _pattern_schemas, _pattern_properties),
+    "type": _Keyword(ALL_TYPES, _TYPES, _type),
+    "enum": _Keyword(ALL_TYPES, _CONSTANTS, _enum),
+    "const": _Keyword(ALL_TYPES, lambda _, it: ([it], frozenset({_key(it)})), _enum),
+    "minimum": _Keyword(_NUMBER, _NUMBER_SHAPE, _compares(operator.lt, "at least")),
+    "maximum": _Keyword(_NUMBER, _NUMBER_SHAPE, _compares(operator.gt, "at most")),
+    "exclusiveMinimum": _Keyword(_NUMBER, _bound, _compares(operator.le, "greater than")),
+    "exclusiveMaximum": _Keyword(_NUMBER, _bound, _compares(operator.ge, "less than")),
+    "multipleOf": _Keyword(
+        _NUMBER, _DIVISOR, _compares(lambda it, bound: _exact(it) % _exact(bound) != 0, "a multiple of")
+    ),
+    "minLength": _Keyword(_STRING, _COUNT, _counts(operator.lt, "have", "character", "characters")),
+    "maxLength": _Keyword(_STRING, _COUNT, _counts(operator.gt, "have", "character", "characters")),
+    "pattern": _Keyword(_STRING, _PATTERN, _pattern),
+    "format": _Keyword(_STRING, _STRING_SHAPE, _format),
+    "minItems": _Keyword(_ARRAY, _COUNT, _counts(operator.lt, "hold", "item", "items")),
+    "maxItems": _Keyword(_ARRAY, _COUNT, _counts(operator.gt, "hold", "item", "items")),
+    "prefixItems": _Keyword(_ARRAY, _SCHEMAS, _prefix_items),
+    "items": _Keyword(_ARRAY, _items_shape, _items),
+    "uniqueItems": _Keyword(_ARRAY, _FLAG, _unique_items),
+    "required": _Keyword(_OBJECT, _NAMES, _required),
+    "properties": _Keyword(_OBJECT, _NAMED_SCHEMAS, _properties),
     "additionalProperties": _Keyword(_OBJECT, _a_schema, _additional_properties),
-    "propertyNames": _Keyword(_OBJECT, _a_schema, _property_names),
-    "minProperties": _Keyword(_OBJECT, _count, _min_properties),
-    "maxProperties": _Keyword(_OBJECT, _count, _max_properties),
-    "dependentRequired": _Keyword(_OBJECT, _named_names, _dependencies),
-    "dependentSchemas": _Keyword(_OBJECT, _named_schemas, _dependencies),
-    "dependencies": _Keyword(_OBJECT, _names_or_schemas, _dependencies),
-    "$ref": _Keyword(ALL_TYPES, _reference, _ref),
-    "$dynamicRef": _Keyword(ALL_TYPES, _no_reference, _nothing),
-    "$recursiveRef": _Keyword(ALL_TYPES, _no_reference, _nothing),
-    "$id": _Keyword(ALL_TYPES, _string, _nothing),
-    "$anchor": _Keyword(ALL_TYPES, _string, _nothing),
-    "$defs": _Keyword(ALL_TYPES, _named_schemas, _nothing),
-    "definitions": _Keyword(ALL_TYPES, _named_schemas, _nothing),
-    "allOf": _Keyword(ALL_TYPES, _schemas, _all_of),
-    "anyOf": _Keyword(ALL_TYPES, _schemas, _any_of),
-    "oneOf": _Keyword(ALL_TYPES, _schemas, _one_of),
-    "not": _Keyword(ALL_TYPES, _a_schema, _not),
-    "if": _Keyword(ALL_TYPES, _a_schema, _if),
-    "then": _Keyword(ALL_TYPES, _a_schema, _nothing),
-    "else": _Keyword(ALL_TYPES, _a_schema, _nothing),
-    "unevaluatedItems": _Keyword(_ARRAY, _a_schema, _unevaluated_items),
-    "unevaluatedProperties": _Keyword(_OBJECT, _a_schema, _unevaluated_properties),
+    "minProperties": _Keyword(_OBJECT, _COUNT, _counts(operator.lt, "have", "property", "properties")),
+    "maxProperties": _Keyword(_OBJECT, _COUNT, _counts(operator.gt, "have", "property", "properties")),
+    "$ref": _Keyword(ALL_TYPES, _REFERENCE, _ref),
+    "$defs": _Keyword(ALL_TYPES, _NAMED_SCHEMAS, None),
+    "definitions": _Keyword(ALL_TYPES, _NAMED_SCHEMAS, None),
+    "allOf": _Keyword(ALL_TYPES, _SCHEMAS, _all_of),
+    "anyOf": _Keyword(ALL_TYPES, _SCHEMAS, _any_of),
+    "oneOf": _Keyword(ALL_TYPES, _SCHEMAS, _any_of),
 }
-"""What is enforced, in the order in which it is tested: what is unevaluated shows only at the end."""
-
-_IN_PLACE = frozenset(
-    {"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"},
-)
-"""The keywords that apply schemas to the same value, as `$ref` does."""
+"""What is checked, in the order in which it is tested."""

@@ -41,11 +41,6 @@ _PLACES: Mapping[str, tuple[Place, ...]] = {
     "tool_addition": ("system",),
     "tool_removal": ("system",),
 }
-_STRICT_PLACES: Mapping[str, tuple[Place, ...]] = {
-    "search_result": ("user", "result"),
-    "thinking": ("assistant",),
-    "redacted_thinking": ("assistant",),
-}
 # What blocks that hold others may hold; so nothing can be nested endlessly.
 _HELD: Mapping[Place, frozenset[str]] = {"document": frozenset({"text", "image"}), "search_result": frozenset({"text"})}
 
@@ -57,8 +52,6 @@ def read_content(field: Node, place: Place) -> list[Block]:
         InvalidRequest: a block is malformed, of an unknown type, or in a place where it cannot be.
     """
     if isinstance(field.value, str):
-        if field.rules.strict and place != "result" and field.value and not field.value.strip():
-            field.fail("text content blocks must contain non-whitespace text")
         return [Text(field.value)] if field.value.strip() else []
     return [block for item in field.items() for block in _read_block(item, place)]
 
@@ -80,7 +73,7 @@ def _check_place(item: Node, kind: str, place: Place) -> None:
         item.fail("a tool_result holds no calls or results")
     if place in _HELD and kind not in _HELD[place]:
         item.fail(f"`{place}` blocks hold {' and '.join(sorted(_HELD[place]))} blocks only")
-    allowed = _PLACES.get(kind) or (_STRICT_PLACES.get(kind) if item.rules.strict else None)
+    allowed = _PLACES.get(kind)
     if allowed and place not in allowed:
         item.fail(f"`{kind}` blocks can only be in `{allowed[0]}` messages")
     if item.rules.is_new and kind == "document" and place == "assistant":
@@ -96,11 +89,6 @@ def _check_place(item: Node, kind: str, place: Place) -> None:
 def _text(block: Node) -> Iterator[Text]:
     block.allow("type", "text", "citations", "cache_control")
     text = block.require("text").string()
-    if block.rules.strict and not text.strip():
-        if block.get("cache_control"):
-            block.fail("cache_control cannot be set for empty text blocks")
-        said = "contain non-whitespace text" if text else "be non-empty"
-        block.fail(f"text content blocks must {said}")
     if text.strip():
         yield Text(text)
 
@@ -110,10 +98,7 @@ def _image(block: Node) -> Iterator[Image]:
     source = block.require("source")
     match source.require("type").string():
         case "base64":
-            media_type = source.require("media_type")
-            if block.rules.strict:
-                media_type.one_of("image/jpeg", "image/png", "image/gif", "image/webp")
-            yield Image(media_type.string(), source.require("data").string())
+            yield Image(source.require("media_type").string(), source.require("data").string())
         case "url":
             yield Image(url=source.require("url").string())
         case kind:
@@ -194,21 +179,15 @@ def _container_upload(block: Node) -> Iterator[Text]:
     block.fail("there are no containers on this server: leave this block out")
 
 
-_TOOL_CHANGES = ("mid-conversation-tool-changes-2026-07-01",)
-
-
 def _tool_addition(block: Node) -> Iterator[ToolReference]:
-    block.need_beta(*_TOOL_CHANGES)
     tool = block.allow("type", "tool", "cache_control").require("tool")
     if tool.require("type").string() == "tool_definition":
-        tool.need_beta("inline-tools-2026-09-15")
         yield ToolReference(tool.require("definition").require("name").string())
     else:
         yield ToolReference(_referenced(tool))
 
 
 def _tool_removal(block: Node) -> Iterator[ToolRemoval]:
-    block.need_beta(*_TOOL_CHANGES)
     yield ToolRemoval(_referenced(block.allow("type", "tool", "cache_control").require("tool")))
 
 

@@ -1,13 +1,13 @@
 """`messages` of a request -> the conversation as the model is to read it.
 
 Beyond the form of each message there is order: which roles may follow each other, which results belong to which calls,
-which `system` messages have been cleared, what a summary has superseded, which tools have come and gone. Lenient rules
-mend what can be mended and count it; strict ones refuse it in the real API's words.
+which `system` messages have been cleared, what a summary has superseded, which tools have come and gone. What can be
+mended is mended and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn, cast
@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.blocks import read_content
 from claude_proxy.core.messages.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
-from claude_proxy.core.messages.json_node import Node
+from claude_proxy.core.messages.json_node import Node, Tally
 from claude_proxy.core.messages.tools import read_tool
 from claude_proxy.errors import InvalidRequest
 
@@ -50,16 +50,12 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Me
     if not entries:
         field.fail("at least one message is required")
     messages = [entry.recall(memo, "message", _message) for entry in entries]
-    if field.rules.strict:
-        _check_placement(entries, messages)
     added, withdrawn = _tool_changes(entries, tools, model, memo)
-    if field.rules.strict:
-        _check_references(entries, {tool.name for tool in (*tools, *added)})
     start = _start(entries)
-    shown, prefill = _split_prefill(field, _without_cleared(entries, messages)[start:])
-    pairing = _Pairing(field)
-    for index, message in enumerate(shown, start):
-        pairing.add(index, message)
+    shown, prefill = _split_prefill(_without_cleared(entries, messages)[start:])
+    pairing = _Pairing(field.tally)
+    for message in shown:
+        pairing.add(message)
     pairing.end_turn()
     return Conversation(tuple(pairing.messages), prefill, added, withdrawn)
 
@@ -67,8 +63,6 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Me
 def _message(entry: Node) -> MessageParam:
     role = cast("Role", entry.require("role").one_of("user", "assistant", "system"))
     entry.allow("role", "content", *(("clear_at", "output_config") if role == "system" else ()))
-    if entry.rules.strict and role == "system":
-        _check_directives(entry)
     if role == "system" and entry.get("content") is None and entry.get("output_config"):
         return MessageParam(role, ())  # a directive only
     return MessageParam(role, tuple(read_content(entry.require("content"), role)))
@@ -98,71 +92,16 @@ def _is_summary(block: Any) -> bool:
     return isinstance(block, dict) and block.get("type") == "compaction" and block.get("content") is not None
 
 
-def _split_prefill(field: Node, messages: list[MessageParam]) -> tuple[list[MessageParam], str]:
+def _split_prefill(messages: list[MessageParam]) -> tuple[list[MessageParam], str]:
     """The conversation up to the user's last word, and the beginning of the reply that stands behind it."""
     end = max((index + 1 for index, message in enumerate(messages) if message.role != "assistant"), default=0)
     said = [block for message in messages[end:] for block in message.content]
     if not said:
         return messages, ""
     texts = [block.text for block in said if isinstance(block, Text)]
-    if field.rules.strict or len(texts) < len(said) or not end:
+    if len(texts) < len(said) or not end:
         raise InvalidRequest(PREFILL_REFUSED)
     return messages[:end], "\n".join(texts)
-
-
-# --- what only strict rules check -------------------------------------------------------------------------------------
-
-
-def _check_directives(entry: Node) -> None:
-    if config := entry.get("output_config"):
-        config.need_beta("mid-conversation-output-config-2026-07-01")
-    clear_at = entry.get("clear_at")
-    if not clear_at:
-        return
-    clear_at.need_beta("mid-conversation-system-clear-at-2026-08-21")
-    clear_at.one_of("next_user_message", "never")
-    content = entry.require("content").value
-    if config or (isinstance(content, list) and not all(_is_plain_text(block) for block in content)):
-        clear_at.fail("only text can be cleared, without output_config or cache_control")
-
-
-def _is_plain_text(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") == "text" and block.get("cache_control") is None
-
-
-_DIRECTIVE = "the directive-only form (content: [] with output_config) is accepted at any position"
-
-
-def _check_placement(entries: Sequence[Node], messages: Sequence[MessageParam]) -> None:
-    """What the real API demands of the order of messages (its words are of October 2026)."""
-    for index, (entry, message) in enumerate(zip(entries, messages, strict=True)):
-        if message.role == "system":
-            _check_system(entries, index)
-        elif not entry.value.get("content") and not (message.role == "assistant" and index == len(messages) - 1):
-            entry.fail("all messages must have non-empty content except for the optional final assistant message")
-
-
-def _check_system(entries: Sequence[Node], index: int) -> None:
-    entry = entries[index]
-    if entry.value.get("output_config") is not None and not entry.value.get("content"):
-        return
-    if not entry.value.get("content"):
-        entry.fail("system content must contain at least one block")
-    if index == 0:
-        entry.fail(f"use the top-level 'system' parameter for the initial system prompt; {_DIRECTIVE}")
-    before, after = entries[index - 1].value, entries[index + 1].value if index + 1 < len(entries) else None
-    if before["role"] == "assistant" and not _ends_in_server_result(before.get("content")):
-        entry.fail(
-            "role 'system' must follow a 'user' message or an 'assistant' message ending in a server tool result; "
-            + _DIRECTIVE
-        )
-    if after is not None and after["role"] == "user":
-        entry.fail(f"role 'system' must precede an 'assistant' message or end the array; {_DIRECTIVE}")
-
-
-def _ends_in_server_result(content: Any) -> bool:
-    last = content[-1] if isinstance(content, list) and content else None
-    return isinstance(last, dict) and str(last.get("type")).endswith("_tool_result")
 
 
 # --- calls and their results ------------------------------------------------------------------------------------------
@@ -171,60 +110,36 @@ _NO_RESULT = "No result of this call was recorded."
 
 
 class _Pairing:
-    """Gives every call a result in the user's turn behind it. What is missing or left over is refused or counted."""
+    """Gives every call a result in the user's turn behind it. What is missing or left over is counted."""
 
-    def __init__(self, field: Node) -> None:
-        self._field = field
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
         self.messages: list[MessageParam] = []
         self._behind = 0  # where in `messages` the turn behind the calls begins
-        self._open: dict[str, int] = {}  # ids of calls that still want a result, and the index of their message
-        self._turn: set[str] = set()  # ids that a result may belong to
+        self._open: dict[str, None] = {}  # ids of calls that still want a result, in their order
         self._ids: set[str] = set()
 
-    def add(self, index: int, message: MessageParam) -> None:
-        """Take the next message, which has this index in the request."""
+    def add(self, message: MessageParam) -> None:
+        """Take the next message."""
         if message.role == "assistant" and self.messages and self.messages[-1].role != "assistant":
             self.end_turn()
-            self._turn = set()
-        for position, block in enumerate(message.content):
-            path = f"messages.{index}.content.{position}"
+        for block in message.content:
             if isinstance(block, ToolUse):
-                self._call(block.id, index, path)
+                self._tally.mended += block.id in self._ids
+                self._ids.add(block.id)
+                self._open[block.id] = None
             elif isinstance(block, ToolResult):
-                self._settle(block.tool_use_id, path)
+                self._tally.mended += block.tool_use_id not in self._open
+                self._open.pop(block.tool_use_id, None)
         self.messages.append(message)
         if message.role == "assistant":
             self._behind = len(self.messages)
-
-    def _call(self, tool_use_id: str, index: int, path: str) -> None:
-        if tool_use_id in self._ids:
-            self._mend("`tool_use` ids must be unique", path)
-        self._ids.add(tool_use_id)
-        self._turn.add(tool_use_id)
-        self._open[tool_use_id] = index
-
-    def _settle(self, tool_use_id: str, path: str) -> None:
-        if tool_use_id in self._open:
-            del self._open[tool_use_id]
-        elif tool_use_id in self._turn:
-            self._mend("each tool_use must have a single result", path)
-        else:
-            self._mend(
-                f"unexpected `tool_use_id` found in `tool_result` blocks: {tool_use_id}. Each `tool_result` block must "
-                "have a corresponding `tool_use` block in the previous message.",
-                path,
-            )
 
     def end_turn(self) -> None:
         """Give the calls that have been left without a result one that says so."""
         if not self._open:
             return
-        self._mend(
-            f"`tool_use` ids were found without `tool_result` blocks immediately after: {', '.join(self._open)}. Each "
-            "`tool_use` block must have a corresponding `tool_result` block in the next message.",
-            f"messages.{next(iter(self._open.values()))}",
-            len(self._open),
-        )
+        self._tally.mended += len(self._open)
         results = [ToolResult(tool_use_id, (Text(_NO_RESULT),), is_error=True) for tool_use_id in self._open]
         self._open.clear()
         for place in range(self._behind, len(self.messages)):
@@ -233,11 +148,6 @@ class _Pairing:
                 self.messages[place] = replace(self.messages[place], content=content)
                 return
         self.messages.insert(self._behind, MessageParam("user", tuple(results)))
-
-    def _mend(self, breach: str, path: str, count: int = 1) -> None:
-        if self._field.rules.strict:
-            raise InvalidRequest(breach, path)
-        self._field.tally.mended += count
 
 
 # --- tools that come and go -------------------------------------------------------------------------------------------
@@ -278,17 +188,6 @@ def _refuse_reference(name: str, path: str) -> NoReturn:
         path,
         details={"error_code": "tool_reference_unresolved"},
     )
-
-
-def _check_references(entries: Sequence[Node], names: Container[str]) -> None:
-    """Refuse a `tool_reference` in a result that names no tool; lenient rules leave it to a note."""
-    for entry in entries:
-        blocks = entry.require("content").items() if isinstance(entry.value.get("content"), list) else []
-        for block in blocks:
-            content = block.get("content") if block.value["type"] == "tool_result" else None
-            for item in content.items() if content and isinstance(content.value, list) else []:
-                if item.value["type"] == "tool_reference" and item.value["tool_name"] not in names:
-                    _refuse_reference(item.value["tool_name"], item.path)
 
 
 def _changes(entries: Sequence[Node]) -> Iterable[Node]:

@@ -1,9 +1,7 @@
 """One JSON value of a request with its path, so that whatever is wrong with it can be named.
 
 A `Node` reads a value as a type and its fields by name; a fault is an `InvalidRequest` with the real API's path and
-words. `Rules` says how strictly: by default what a text-only backend has no use for is let pass and counted, since
-Claude Code adds fields with every release; the strict rules refuse it as the real API does, for people who test
-clients.
+words. What nobody here knows is let pass and counted, since Claude Code adds fields with every release.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ T = TypeVar("T")
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
 
-_MAX_CACHE_MARKS = 4
 _MAX_ITEMS = 100_000  # as many messages as the real API takes
 # Far less than Python can recurse, so that whatever is read can be checked, rendered and written.
 _MAX_DEPTH = 199  # of a field, a message or a tool
@@ -33,12 +30,10 @@ class Rules:
     """By which rules a request is read.
 
     Attributes:
-        strict: refuse what the real API refuses, in its words.
         version: the API version, `OLD_VERSION` or `NEW_VERSION`.
         betas: the values of the `anthropic-beta` header.
     """
 
-    strict: bool = False
     version: str = OLD_VERSION
     betas: frozenset[str] = frozenset()
 
@@ -55,12 +50,10 @@ class Tally:
     Attributes:
         ignored: fields, keys and betas that nobody here knows.
         mended: calls without a result, and results without a call.
-        cache_marks: how many blocks carry `cache_control`.
     """
 
     ignored: int = 0
     mended: int = 0
-    cache_marks: int = 0
 
 
 @dataclass(slots=True)  # not frozen: there are thousands in a conversation, and those are made three times as fast
@@ -84,16 +77,11 @@ class Node:
     def recall(self, memo: Memo, what: str, read: Callable[[Node], T]) -> T:
         """What was read from an equal value for the same API version, or else is read now.
 
-        By strict rules everything is read afresh: they count marks over the whole request, and ask for betas.
-
         Args:
             memo: what was read before.
             what: the kind of result.
             read: reads the value, and depends on nothing else.
         """
-        if self.rules.strict:
-            self.limit_depth()
-            return read(self)
 
         def find() -> tuple[T, int]:
             self.limit_depth()
@@ -210,32 +198,6 @@ class Node:
     # --- keys ---------------------------------------------------------------------------------------------------------
 
     def allow(self, *keys: str) -> Node:
-        """The same node; other keys than these are refused by strict rules, and counted by lenient ones."""
-        for key in self.object():
-            if key not in keys:
-                if self.rules.strict:
-                    self._child(key, None).fail("Extra inputs are not permitted")
-                self.tally.ignored += 1
-        if "cache_control" in keys:
-            self.mark_cache()
+        """The same node; other keys than these are counted."""
+        self.tally.ignored += sum(key not in keys for key in self.object())
         return self
-
-    def need_beta(self, *betas: str) -> None:
-        """Refuse by strict rules what the real API takes only with one of these betas."""
-        if self.rules.strict and not self.rules.betas & set(betas):
-            self.fail("Extra inputs are not permitted")
-
-    def mark_cache(self) -> None:
-        """There is no cache to control; strict rules check what asks for one."""
-        mark = self.get("cache_control")
-        if not mark or not self.rules.strict:
-            return
-        mark.require("type").one_of("ephemeral")
-        if ttl := mark.get("ttl"):
-            ttl.one_of("5m", "1h")
-        self.tally.cache_marks += 1
-        if self.tally.cache_marks > _MAX_CACHE_MARKS:
-            raise InvalidRequest(
-                f"A maximum of {_MAX_CACHE_MARKS} blocks with cache_control may be provided. "
-                f"Found {self.tally.cache_marks}."
-            )

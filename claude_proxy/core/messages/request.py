@@ -3,7 +3,7 @@
 Lenient where nothing is lost: what nobody here knows is ignored and counted, since Claude Code adds fields with every
 release; a call without a result, or the reverse, is mended and counted. Strict where content would vanish without a
 word: unknown block types, tool types and roles are refused, and so are fields that ask for something which no text-only
-backend can do. `Rules.strict` mirrors the real API's own checks and words.
+backend can do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
-from claude_proxy.core.json_schema.validate import schema_fault
+from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Request
 from claude_proxy.core.messages.conversation import PREFILL_REFUSED, read_conversation
@@ -27,7 +27,7 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # --- the rules --------------------------------------------------------------------------------------------------------
 
-# The values that the SDKs and Claude Code know; only strict rules care.
+# The values that the SDKs and Claude Code know; others are counted.
 KNOWN_BETAS = frozenset(
     """admin-user-sign-out-2026-10-08 advanced-tool-use-2025-11-20 advisor-tool-2026-03-01 afk-mode-2026-01-31
     agent-memory-2026-07-22 analytics-usage-cost-2026-08-24 cache-diagnosis-2026-04-07
@@ -52,24 +52,11 @@ KNOWN_BETAS = frozenset(
 )
 
 
-def choose_rules(headers: Mapping[str, str], *, strict: bool) -> Rules:
-    """By which rules a request is read, given its headers (names in lower case).
-
-    Raises:
-        InvalidRequest: strict rules do not allow the headers.
-    """
+def choose_rules(headers: Mapping[str, str]) -> Rules:
+    """By which rules a request is read, given its headers (names in lower case)."""
     version = headers.get("anthropic-version", "")
     betas = frozenset(beta.strip() for beta in headers.get("anthropic-beta", "").split(",") if beta.strip())
-    if strict and not version:
-        raise InvalidRequest("header is required", "anthropic-version")
-    if strict and version not in {OLD_VERSION, NEW_VERSION}:
-        raise InvalidRequest(f"Input should be '{OLD_VERSION}' or '{NEW_VERSION}'", "anthropic-version")
-    if strict and (unknown := sorted(betas - KNOWN_BETAS)):
-        raise InvalidRequest(
-            f"Unexpected value(s) `{'`, `'.join(unknown)}` for the `anthropic-beta` header. Please consult our "
-            "documentation at platform.claude.com/docs or try again without the header."
-        )
-    return Rules(strict, OLD_VERSION if version in {"", OLD_VERSION} else NEW_VERSION, betas)
+    return Rules(OLD_VERSION if version in {"", OLD_VERSION} else NEW_VERSION, betas)
 
 
 # --- the request ------------------------------------------------------------------------------------------------------
@@ -86,7 +73,7 @@ def parse_request(
 
     Args:
         body: JSON text in UTF-8.
-        rules: how strictly, and for which API version.
+        rules: for which API version.
         count_only: do without `max_tokens`.
         memo: what was read before; what is read again is the same object.
 
@@ -95,7 +82,7 @@ def parse_request(
         NotFound: it continues a thread, of which this server has none.
     """
     memo = Memo() if memo is None else memo
-    tally = Tally(ignored=0 if rules.strict else len(rules.betas - KNOWN_BETAS))
+    tally = Tally(ignored=len(rules.betas - KNOWN_BETAS))
     top = Node(_load(body), "", rules, tally)
     _check_fields(top, count_only=count_only)
     model = _model(top.require("model"))
@@ -156,27 +143,13 @@ def _refuse_constant(name: str) -> NoReturn:
 _FIELDS = frozenset(
     {"model", "messages", "max_tokens", "system", "stream", "stop_sequences", "temperature", "top_p", "top_k"}
     | {"metadata", "tools", "tool_choice", "thinking", "output_config", "cache_control", "service_tier", "speed"}
-    | {"inference_geo", "container", "diagnostics"}
+    | {"inference_geo", "container", "diagnostics", "context_management", "compaction", "mcp_servers", "fallbacks"}
+    | {"fallback_credit_token", "thread", "billing_policy", "output_format", "safeguards"}
 )
-# Fields that strict rules allow only with one of these betas.
-_BETA_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "context_management": ("context-management-2025-06-27", "compact-2026-01-12"),
-    "compaction": ("compact-2026-09-04",),
-    "mcp_servers": ("mcp-client-2025-04-04", "mcp-client-2025-11-20", "mcp-client-2026-09-15"),
-    "fallbacks": ("server-side-fallback-2026-06-01", "server-side-fallback-2026-07-01"),
-    "fallback_credit_token": ("fallback-credit-2026-06-01", "fallback-credit-2026-07-01"),
-    "thread": ("message-threads-2026-08-12",),
-    "billing_policy": ("user-profiles-billing-2026-10-01",),
-    "output_format": ("structured-outputs-2025-11-13",),
-    "safeguards": ("dangerous-tool-use-2026-09-03",),
-}
-
-
 _LARGE_FIELDS = ("messages", "tools")  # whose parts are looked at where they are read
 
 
 _NO_SAMPLING = f"this parameter is not supported in API version {NEW_VERSION}; leave it out"
-_LEAST_BUDGET = 1024
 _LONGEST_MODEL = 256
 
 
@@ -185,57 +158,13 @@ def _check_fields(top: Node, *, count_only: bool) -> None:
     for name, field in top.fields():
         if name not in _LARGE_FIELDS:
             field.limit_depth()
-        if name in _BETA_FIELDS:
-            if top.rules.strict and not top.rules.betas & set(_BETA_FIELDS[name]):
-                field.fail("Extra inputs are not permitted")
-        elif name not in _FIELDS:
-            if top.rules.strict:
-                field.fail("Extra inputs are not permitted")
+        if name not in _FIELDS:
             top.tally.ignored += 1
         refuse = _REFUSALS.get(name)
         if refuse and not (count_only and name == "compaction"):
             refuse(field)
     if top.rules.is_new and (top_k := top.get("top_k")):
         top_k.fail(_NO_SAMPLING)
-    if top.rules.strict:
-        _check_values(top)
-
-
-def _check_values(top: Node) -> None:
-    """Check by strict rules the fields that have no effect here."""
-    top.mark_cache()
-    if tier := top.get("service_tier"):
-        tier.one_of("auto", "standard_only")
-    if speed := top.get("speed"):
-        speed.one_of("standard", "fast")
-    if top_k := top.get("top_k"):
-        top_k.count()
-    if geo := top.get("inference_geo"):
-        geo.string()
-    if (metadata := top.get("metadata")) and (user_id := metadata.allow("user_id").get("user_id")):
-        user_id.string()
-    if diagnostics := top.get("diagnostics"):
-        diagnostics.allow("previous_message_id")
-    if thinking := top.get("thinking"):
-        _check_thinking(top, thinking)
-
-
-def _check_thinking(top: Node, thinking: Node) -> None:
-    kind = thinking.require("type").one_of("enabled", "disabled", "adaptive", "between_tools")
-    if binding := thinking.get("block_binding"):
-        binding.need_beta("thinking-binding-controls-2026-08-01")
-    if display := thinking.get("display"):
-        if display.value == "updates":
-            display.need_beta("thinking-display-updates-2026-08-18")
-        display.one_of("summarized", "omitted", "updates")
-    if kind == "enabled":
-        budget = thinking.require("budget_tokens")
-        if budget.count() < _LEAST_BUDGET:
-            budget.fail(f"Input should be greater than or equal to {_LEAST_BUDGET}")
-        if (limit := top.get("max_tokens")) and limit.count() <= budget.count():
-            raise InvalidRequest("`max_tokens` must be greater than `thinking.budget_tokens`.")
-    if kind in {"enabled", "adaptive"} and (temperature := top.get("temperature")) and temperature.value != 1:
-        raise InvalidRequest("`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.")
 
 
 def _refuse_container(_: Node) -> None:
@@ -270,9 +199,8 @@ def _refuse_billing(field: Node) -> None:
         field.fail("this server bills nobody; leave this field out")
 
 
-def _refuse_strict_credit(field: Node) -> None:
-    lenient = isinstance(field.value, dict) and field.value.get("mode") == "best_effort"
-    if not lenient:
+def _refuse_credit(field: Node) -> None:
+    if not (isinstance(field.value, dict) and field.value.get("mode") == "best_effort"):
         field.fail("this server gives no fallback credit; leave this field out")
 
 
@@ -282,7 +210,7 @@ _REFUSALS: Mapping[str, Callable[[Node], None]] = {
     "compaction": _refuse_compaction,
     "thread": _refuse_thread,
     "billing_policy": _refuse_billing,
-    "fallback_credit_token": _refuse_strict_credit,
+    "fallback_credit_token": _refuse_credit,
 }
 
 
@@ -304,12 +232,7 @@ def _system(field: Node | None) -> Iterable[str]:
 
 
 def _stop_sequences(field: Node | None) -> tuple[str, ...]:
-    items = [item.string() for item in field.items()] if field else []
-    if field and not all(item.strip() for item in items):
-        if field.rules.strict:
-            field.fail("each stop sequence must contain non-whitespace")
-        items = [item for item in items if item]
-    return tuple(items)
+    return tuple(text for item in field.items() if (text := item.string())) if field else ()
 
 
 def _sampling(field: Node | None) -> float | None:
@@ -337,10 +260,6 @@ def _output_schema(top: Node) -> Mapping[str, Any] | None:
     config = top.get("output_config")
     if config:
         config.allow("effort", "format", "task_budget")
-        if budget := config.get("task_budget"):
-            budget.need_beta("task-budgets-2026-03-13")
-        if config.rules.strict and (effort := config.get("effort")):
-            effort.one_of("low", "medium", "high", "xhigh", "max")
     named = [field for field in (config and config.get("format"), top.get("output_format")) if field]
     if len(named) > 1:
         named[1].fail("give output_config.format only")
@@ -350,6 +269,7 @@ def _output_schema(top: Node) -> Mapping[str, Any] | None:
     schema = named[0].require("schema")
     if reason := schema_fault(schema.object()):
         schema.fail(reason)
+    top.tally.ignored += len(unchecked(schema.object()))
     return schema.object()
 
 
@@ -366,8 +286,6 @@ def _extras(top: Node) -> dict[str, Any]:
 def _check_together(top: Node, request: Request) -> None:
     """Refuse combinations that the API does not allow, or that cannot be emulated."""
     forced = request.tool_choice.type in {"any", "tool"}
-    if top.rules.strict and forced and request.thinking:
-        raise InvalidRequest("Thinking may not be enabled when tool_choice forces tool use.")
     if request.prefill and (forced or request.output_schema is not None):
         raise InvalidRequest(PREFILL_REFUSED)
     if request.max_tokens != 0:

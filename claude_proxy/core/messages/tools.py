@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from claude_proxy.core.json_schema.validate import schema_fault
+from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.messages.content import Tool, ToolChoice
 from claude_proxy.core.messages.json_node import Node
 from claude_proxy.errors import InvalidRequest
@@ -128,8 +128,6 @@ def read_tools(field: Node, model: str) -> tuple[Tool, ...]:
     tools = [tool for item in offered if (tool := read_tool(item, model))]
     if len({tool.name for tool in tools}) < len(tools):
         raise InvalidRequest("Tool names must be unique.", "tools")
-    if field.rules.strict and tools and not searched and all(tool.defer_loading for tool in tools):
-        field.fail("All tools have defer_loading set")
     return tuple(replace(tool, defer_loading=tool.defer_loading and not searched) for tool in tools)
 
 
@@ -162,8 +160,6 @@ def read_tool(item: Node, model: str) -> Tool | None:
 def _custom(item: Node) -> Tool:
     item.allow(*_CUSTOM_KEYS)
     schema = item.require("input_schema")
-    if item.rules.strict and schema.object().get("type") != "object":
-        schema.require("type").one_of("object")
     return Tool(
         name=_tool_name(item.require("name")),
         input_schema=schema.object(),
@@ -175,14 +171,13 @@ def _custom(item: Node) -> Tool:
 
 
 def _strict(item: Node, schema: Node) -> bool:
-    """Whether inputs are held against the schema; lenient rules let pass a schema that cannot be enforced."""
+    """Whether inputs are held against the schema; a schema with a fault is not, and what is not checked is counted."""
     if not item.flag("strict"):
         return False
-    if reason := schema_fault(schema.object()):
-        if item.rules.strict:
-            schema.fail(reason)
+    if schema_fault(schema.object()):
         item.tally.ignored += 1
         return False
+    item.tally.ignored += len(unchecked(schema.object()))
     return True
 
 

@@ -288,7 +288,7 @@ class App:
     # --- the API ------------------------------------------------------------------------------------------------------
 
     def _prepare(self, visit: Visit, *, count_only: bool = False) -> Call:
-        rules = choose_rules(visit.request.headers, strict=visit.settings.validation == "strict")
+        rules = choose_rules(visit.request.headers)
         request = self._exchange.read(visit.request.body, rules, count_only=count_only)
         visit.request.body = b""  # what is large is not held while the model thinks
         call = self._exchange.prepare(request, visit.standing, visit.traceparent)

@@ -148,7 +148,7 @@ class Exchange:
 
         Args:
             body: as the client sent it.
-            rules: how strictly, and for which API version.
+            rules: for which API version.
             count_only: do without `max_tokens`.
 
         Raises:
