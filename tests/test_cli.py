@@ -320,6 +320,25 @@ def test_listening_on_loopback_is_not(redcap: Redcap, starter: Starter, host: st
         assert ask(first.split()[4], "/health")["status"] == "ok"
 
 
+def test_in_a_container_the_published_port_decides_who_reaches_it(redcap: Redcap, starter: Starter) -> None:
+    env = {"REDCAP_API_URL": redcap.url, "LISTEN_HOST": "0.0.0.0", "CLAUDE_PROXY_CONTAINER": "1"}
+    with starter.running(env=env) as process:
+        line = read_until(process.stderr, "WARNING LISTEN_HOST=.*")[0]
+        _, errors = stopped(process)
+    assert "is an address of this container: where its port is published decides who can reach this proxy" in line
+    assert "other machines" not in line + errors
+    assert "LISTEN_HOST=127.0.0.1" not in line + errors, "which would close the container"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_container_that_cannot_be_reached_says_so(redcap: Redcap, starter: Starter, host: str) -> None:
+    env = {"REDCAP_API_URL": redcap.url, "LISTEN_HOST": host, "CLAUDE_PROXY_CONTAINER": "1"}
+    with starter.running(env=env) as process:
+        line = read_until(process.stderr, f"WARNING LISTEN_HOST={host} .*")[0]
+        stopped(process)
+    assert "no published port leads there: set LISTEN_HOST=0.0.0.0" in line
+
+
 def test_fewer_open_files_than_connections_need_are_warned_of(redcap: Redcap, starter: Starter) -> None:
     command = ("sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *starter.command)
     with starter.running(env={"REDCAP_API_URL": redcap.url}, command=command) as process:

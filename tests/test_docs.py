@@ -153,9 +153,18 @@ NOT_RUN: Mapping[str, str] = {
     "claude-proxy run": _SESSION,
     "claude-proxy run --model gpt-4.1": _SESSION,
     "claude-proxy run --log proxy.log -- --continue": _SESSION,
-    "docker compose up -d": "needs Docker",
     "docker compose logs -f": "needs Docker",
-    "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3": "needs Docker",
+    **dict.fromkeys(
+        (
+            "docker compose up -d",
+            "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3",
+            "docker build -t claude-proxy .",
+            "docker run --env-file=.env --env=LISTEN_HOST=0.0.0.0 --env=LISTEN_PORT=8765 "
+            "--publish=127.0.0.1:8765:8765 --read-only --cap-drop=ALL --security-opt=no-new-privileges "
+            "--stop-timeout=40 claude-proxy",
+        ),
+        "needs Docker; test_container.py does the same with Podman",
+    ),
     "kubectl apply -f deploy/kubernetes.yaml": "needs a cluster",
     "python3 scripts/check.py": "runs these tests",
     "python3 scripts/check.py --fast": "runs some of these tests",

@@ -6,10 +6,11 @@ import argparse
 import os
 import signal
 import sys
+from ipaddress import ip_address
 from types import FrameType
 
 from claude_proxy import __version__, settings
-from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
+from claude_proxy.commands.serving import START_CLAUDE, in_container, listen, serve_until_stopped
 from claude_proxy.commands.terminal import FAILED, given_settings, settings_folder
 from claude_proxy.settings import Settings
 from claude_proxy.shell.journal import Journal
@@ -30,6 +31,13 @@ def run(options: argparse.Namespace) -> int:
     server = listen(configured, journal)
     if server is None:
         return FAILED
+    if in_container() and ip_address(server.server_name).is_loopback:
+        journal.notice(
+            "warning",
+            f"LISTEN_HOST={configured.listen_host} is reached from within this container only, and no published port "
+            "leads there: set LISTEN_HOST=0.0.0.0 (docker run --env-file .env -e LISTEN_HOST=0.0.0.0). Where the "
+            "container shares the machine's network, all is well",
+        )
     path = settings.config_path(os.environ, folder, given)
     reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
     _reload_on_signal(reloader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ START_CLAUDE = "claude --permission-mode default"
 # Bytes of a thread's stack; only what is used of it takes memory. Deeply nested JSON makes Python 3.13.0 crash with
 # 1 MB (some systems' default) and not with 2 MB; `ast` needs 1 MB (measured with 3.11.7, 3.12.1, 3.13.0 on x86-64).
 _STACK = 8 * 1024 * 1024
+_CONTAINER_VARIABLE = "CLAUDE_PROXY_CONTAINER"
 
 
 def listen(configured: Settings, journal: Journal) -> ProxyServer | None:
@@ -39,12 +41,26 @@ def listen(configured: Settings, journal: Journal) -> ProxyServer | None:
         print(f"claude-proxy: cannot listen on {where}: {explain_listening(error)}.", file=sys.stderr)
         return None
     if not ip_address(server.server_name).is_loopback:
-        journal.notice(
-            "warning",
-            f"LISTEN_HOST={configured.listen_host} lets other machines reach this proxy, and tokens and prompts travel "
-            "to it unencrypted: put a server with TLS before it (deploy/nginx.conf), or set LISTEN_HOST=127.0.0.1",
-        )
+        journal.notice("warning", _who_can_reach_it(configured.listen_host))
     return server
+
+
+def in_container() -> bool:
+    """Whether this is a container with a network of its own, as the image's Dockerfile says of itself."""
+    return bool(os.environ.get(_CONTAINER_VARIABLE))
+
+
+def _who_can_reach_it(host: str) -> str:
+    if in_container():
+        return (
+            f"LISTEN_HOST={host} is an address of this container: where its port is published decides who can reach "
+            "this proxy, and tokens and prompts travel to it unencrypted. Publish the port on 127.0.0.1 "
+            "(127.0.0.1:8765:8765), or put a server with TLS before it (deploy/nginx.conf)"
+        )
+    return (
+        f"LISTEN_HOST={host} lets other machines reach this proxy, and tokens and prompts travel "
+        "to it unencrypted: put a server with TLS before it (deploy/nginx.conf), or set LISTEN_HOST=127.0.0.1"
+    )
 
 
 def _fit_to_open_files(configured: Settings, journal: Journal) -> Settings:
