@@ -10,7 +10,8 @@ RUN python -m compileall -q claude_proxy
 
 # By number, so that Kubernetes can see that this is not root.
 USER 10001:10001
-# Inside the container every address is listened on: where its port is published decides who can reach it.
+# Inside the container every address is listened on: where its port is published decides who can reach it, and
+# CLAUDE_PROXY_CONTAINER has the proxy say so, in place of a warning that speaks of other machines.
 ENV CLAUDE_PROXY_CONTAINER=1 LISTEN_HOST=0.0.0.0 LISTEN_PORT=8765 PYTHONUNBUFFERED=1
 EXPOSE 8765
 

@@ -144,6 +144,30 @@ def test_the_forge_runs_what_ci_runs_on_every_python_that_is_claimed() -> None:
     assert permissions.split() == ["contents:", "read"]
 
 
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_names_the_images_own_user() -> None:
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    manifest = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"runAs(?:User|Group): (\d+)", manifest) == list(user)
+
+
+def test_images_of_others_are_pinned_and_a_bot_renews_them() -> None:
+    named = re.findall(r"^FROM (\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    for path in COMPOSE:
+        named += re.findall(r"^ +image: (\S+:\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) == 2
+    for image in named:
+        assert re.fullmatch(r"\S+:\d+\.\d+\.\d+-\S+", image), image
+    bot = ROOT / ".github" / "dependabot.yml"
+    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.dependabot", bot)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = bot.read_text(encoding="utf-8")
+    for pair in ("docker\n    directory: /\n", "docker-compose\n    directory: /deploy\n"):
+        assert f"package-ecosystem: {pair}" in text
+
+
 # --- nginx before replicas --------------------------------------------------------------------------------------------
 
 

@@ -251,7 +251,7 @@ def test_the_versions_that_are_promised() -> None:
     assert project["dependencies"] == []
     assert project["requires-python"] == ">=3.11"
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    (version,) = re.findall(r"FROM python:(3\.\d+)-slim", dockerfile)
+    (version,) = re.findall(r"FROM python:(3\.\d+)\.\d+-slim", dockerfile)
     assert f"Programming Language :: Python :: {version}" in project["classifiers"]
 
 
