@@ -33,7 +33,14 @@ OUTSIDE = "198.51.100.1"
 """An address (of those that are kept for examples) at which containers reach what listens beside them."""
 
 IN_BASE = ("python3", "ca-certificates", "nginx")
-NOT_NEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
+MAKE_BASE = """\
+mount -t tmpfs tmpfs "$1"  # on a disk dpkg would wait for each file to be written
+debootstrap --variant=minbase --include="$3" "$2" "$1/root"
+cd "$1/root"
+rm -rf var/cache/apt var/lib/apt/lists usr/share/doc usr/share/locale usr/share/man
+ln -s python3 usr/bin/python
+tar --create --file "$4" --exclude='./dev/*' .
+"""
 
 # What the machine's own configuration would say. The limits are some that every machine allows to set.
 CONFIGURATION = """\
@@ -94,15 +101,11 @@ def _make_base() -> None:
     Its Python is the machine's release's (3.11 in Debian 12), so this does not try the version that the Dockerfile
     names; the suite itself does, where it is run with that.
     """
-    with tempfile.TemporaryDirectory(dir=KEPT) as folder:
-        root = Path(folder) / "root"
-        _run("debootstrap", "--variant=minbase", f"--include={','.join(IN_BASE)}", _release(), str(root))
-        for name in NOT_NEEDED:
-            shutil.rmtree(root / name, ignore_errors=True)
-        (root / "usr" / "bin" / "python").symlink_to("python3")
-        packed = Path(folder) / "base.tar"
-        _run("tar", "--create", "--file", str(packed), "--directory", str(root), "--exclude=./dev/*", ".")
-        packed.rename(BASE)
+    packed = KEPT / "unfinished.tar"
+    with tempfile.TemporaryDirectory() as folder:
+        # Not to be seen elsewhere, the memory goes by itself when this ends.
+        _run("unshare", "--mount", "sh", "-euc", MAKE_BASE, "sh", folder, _release(), ",".join(IN_BASE), str(packed))
+    packed.rename(BASE)
 
 
 def _release() -> str:
@@ -128,11 +131,11 @@ def _run(*command: str) -> None:
         raise Missing(f"{' '.join(command)}: {error}") from None
 
 
-def _start_namespaces() -> subprocess.Popen[bytes]:
+def _start_namespaces(folder: Path) -> subprocess.Popen[bytes]:
     """Start a process in a network, among mounts and with processes of its own; they end with it, and it with this."""
-    # The shell takes leave of the processes that others leave behind.
-    first = f"ip link set lo up && ip address add {OUTSIDE}/32 dev lo && echo && cat; exit"
-    words = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", first]
+    setting_up = f"mount -t tmpfs tmpfs {folder} && ip link set lo up && ip address add {OUTSIDE}/32 dev lo && echo"
+    words = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    words += ["sh", "-c", f"{setting_up} && cat; exit"]  # a shell takes leave of the processes that others leave behind
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe)
     if not process.stdout or not process.stdout.readline():
@@ -157,8 +160,10 @@ class Engine:
             Missing: this machine has no engine.
         """
         set_up()
-        self._namespaces = _start_namespaces()
         self._folder = Path(tempfile.mkdtemp(prefix="podman-"))  # a short path: sockets lie in it
+        self._store = self._folder / "store"  # in memory, as only those see that are in there
+        self._store.mkdir()
+        self._namespaces = _start_namespaces(self._store)
         self.podman = self._folder / "podman"
         self._write_podman()
 
@@ -224,9 +229,10 @@ class Engine:
         words += ["env", f"CONTAINERS_CONF={self._folder}/containers.conf"]
         # Images of Docker's kind, for others have no health check; no copy of everything for each line of a Dockerfile.
         words += ["BUILDAH_FORMAT=docker", "BUILDAH_LAYERS=false", "BUILDAH_ISOLATION=chroot"]
-        words += ["podman", "--storage-driver=vfs"]  # which needs nothing of the machine's file system
-        words += [f"--root={self._folder}/store", f"--runroot={self._folder}/run", f"--tmpdir={self._folder}/tmp"]
-        words += [f"--network-config-dir={self._folder}/networks"]
+        overlay = "overlay" in Path("/proc/filesystems").read_text(encoding="utf-8").split()
+        words += ["podman", f"--storage-driver={'overlay' if overlay else 'vfs'}"]
+        words += [f"--root={self._store}/root", f"--runroot={self._store}/run", f"--tmpdir={self._store}/tmp"]
+        words += [f"--network-config-dir={self._store}/networks"]
         self.podman.write_text(f'#!/bin/sh\nexec {" ".join(words)} "$@"\n', encoding="utf-8")
         self.podman.chmod(0o755)
 
