@@ -344,11 +344,13 @@ def test_replicas_behind_nginx_share_the_work(redcap: Redcap, project: Project) 
     gates = [Gate("Yes.") for _ in range(6)]
     redcap.queue(*gates)
     with project.up(REPLICAS, "--scale", "claude-proxy=3", env={"REDCAP_API_URL": redcap.url, "STREAM_DELAY": "0"}):
-        project.wait_until_it_answers()
         replicas = project.containers("claude-proxy")
         assert len(replicas) == 3
-        for replica in replicas:  # this Podman is too old to have nginx wait for them
+        for replica in replicas:
             eventually(partial(project.is_healthy, replica))
+        # This Podman is too old to have had nginx wait for that. It looks the replicas up when it starts.
+        project.compose(REPLICAS, "restart", "nginx")
+        project.wait_until_it_answers()
         with ExitStack() as stack:
             wires = [stack.enter_context(project.wire()) for _ in gates]
             for wire in wires:
