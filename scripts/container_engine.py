@@ -133,7 +133,9 @@ def _run(*command: str) -> None:
 
 def _start_namespaces(folder: Path) -> subprocess.Popen[bytes]:
     """Start a process in a network, among mounts and with processes of its own; they end with it, and it with this."""
-    setting_up = f"mount -t tmpfs tmpfs {folder} && ip link set lo up && ip address add {OUTSIDE}/32 dev lo && echo"
+    # The names of containers are served from files in /run; nor need Podman find a systemd there.
+    mounts = f"mount -t tmpfs tmpfs {folder} && mount -t tmpfs tmpfs /run"
+    setting_up = f"{mounts} && ip link set lo up && ip address add {OUTSIDE}/32 dev lo && echo"
     words = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     words += ["sh", "-c", f"{setting_up} && cat; exit"]  # a shell takes leave of the processes that others leave behind
     pipe = subprocess.PIPE
