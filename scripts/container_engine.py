@@ -182,14 +182,14 @@ class Engine:
         self._namespaces.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def run(self, *arguments: str | Path, program: Sequence[str | Path] = (), seconds: float = SECONDS) -> str:
+    def run(self, *arguments: str | Path, program: Sequence[str | Path] = ()) -> str:
         """Run podman, or another program that is told where podman is, to its end; return what it printed.
 
         Raises:
             CalledProcessError: it failed; the error's notes have what it said.
         """
         command = [*(program or [self.podman]), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         if done.returncode:
             error = subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
             error.add_note(done.stdout + done.stderr)

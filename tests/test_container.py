@@ -31,9 +31,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("Dockerfile", ".dockerignore", "docker-compose.yml", "deploy", "claude_api_proxy.py", "claude_proxy")
 COMPOSE, REPLICAS = "docker-compose.yml", "deploy/compose.replicas.yml"
 PORT = 8765
-GRACE = 40
-"""The seconds that both files let a stop take."""
-
 RUN = ("--no-healthcheck", "--read-only-tmpfs=false")
 """What Docker does otherwise: it needs no systemd for health checks, which the tests do by hand, and gives no /tmp."""
 
