@@ -113,6 +113,7 @@ def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
 
 FORGE = ROOT / ".github"
 FORGE_FILES = [
+    ("vendor.dependabot", "dependabot.yml"),
     ("vendor.github-workflows", "workflows/check.yml"),
     ("custom.github-workflows-require-timeout", "workflows/check.yml"),
     ("vendor.github-issue-forms", "ISSUE_TEMPLATE/bug_report.yml"),
@@ -160,10 +161,7 @@ def test_images_of_others_are_pinned_and_a_bot_renews_them() -> None:
     assert len(named) == 2
     for image in named:
         assert re.fullmatch(r"\S+:\d+\.\d+\.\d+-\S+", image), image
-    bot = ROOT / ".github" / "dependabot.yml"
-    done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.dependabot", bot)
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = bot.read_text(encoding="utf-8")
+    text = (FORGE / "dependabot.yml").read_text(encoding="utf-8")
     for pair in ("docker\n    directory: /\n", "docker-compose\n    directory: /deploy\n"):
         assert f"package-ecosystem: {pair}" in text
 
