@@ -18,8 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
+import debian
 import pytest
 import trustme
 
@@ -51,6 +53,14 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "this never came about"
         time.sleep(0.005)
+
+
+def find_program(name: str) -> Path:
+    """A program that is installed, or Debian's, unpacked by scripts/debian.py; without either the test is skipped."""
+    try:
+        return debian.find(name)
+    except debian.Missing as reason:
+        pytest.skip(str(reason))
 
 
 # --- The pretend REDCap -----------------------------------------------------------------------------------------------
