@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast the proxy is beside bare nginx and its peers, in one run on one machine; writes docs/performance.md.
 
-    python -m pip install -r bench/requirements.txt     once, in an environment of its own, for the charts
+    python -m pip install --group bench     once, in an environment of its own, for the charts
     python bench/load.py                   everything; an hour with the peers, on a machine that rests
     python bench/load.py --peers           installs claude-code-router and LiteLLM into `.venv-peers` first
     python bench/load.py --quick           short runs, which print the table and write no file

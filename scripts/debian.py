@@ -19,12 +19,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".venv" / "debian"
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import environments
+
+FOLDER = environments.VENV / "debian"
 SECONDS = 300
 """How long apt may take for one step."""
 
@@ -53,11 +56,14 @@ UNPACKED: Mapping[str, Program] = {
     ),
     "fish": Program("fish", "usr/bin/fish"),
     "nginx": Program("nginx", "usr/sbin/nginx"),
+    "patchelf": Program("patchelf", "usr/bin/patchelf"),
     "wrk": Program("wrk", "usr/bin/wrk"),
     "zsh": Program("zsh", "usr/bin/zsh"),
 }
 INSTALLED: Mapping[str, str] = {
     **{engine: engine for engine in ("buildah", "podman", "runc", "debootstrap")},
+    "node": "nodejs",
+    "npm": "npm",
     "systemd-analyze": "systemd",
 }
 
@@ -82,7 +88,7 @@ def find(program: str) -> Path:
     if program not in UNPACKED:
         raise Missing(f"there is no {program} on the path: install it")
     starter = FOLDER / "bin" / program
-    with _one_at_a_time():
+    with one_at_a_time():
         if not starter.exists():
             unpacked = unpack(program, UNPACKED[program].package)
             _write_starter(starter, unpacked, UNPACKED[program].path)
@@ -101,9 +107,9 @@ def install(*packages: str) -> None:
     _needs("apt-get", wanted)
     patience = ("-o", "DPkg::Lock::Timeout=240")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with _one_at_a_time():
-        _run("apt-get", "-qq", *patience, "update", env=environment)
-        _run("apt-get", "-qq", *patience, "install", "--yes", "--no-install-recommends", *packages, env=environment)
+    with one_at_a_time():
+        run("apt-get", "-qq", *patience, "update", env=environment)
+        run("apt-get", "-qq", *patience, "install", "--yes", "--no-install-recommends", *packages, env=environment)
 
 
 # --- unpacking --------------------------------------------------------------------------------------------------------
@@ -127,11 +133,11 @@ def unpack(name: str, *packages: str, suite: str = "") -> Path:
     with tempfile.TemporaryDirectory(dir=FOLDER) as temporary:
         fetched, made = Path(temporary, "fetched"), Path(temporary, "made")
         fetched.mkdir()
-        planned = _run(*apt, "-qq", "--simulate", "--no-install-recommends", "install", *packages)
+        planned = run(*apt, "-qq", "--simulate", "--no-install-recommends", "install", *packages)
         needed = re.findall(r"^Inst (\S+)", planned, re.MULTILINE)
-        _run(*apt, "download", *(needed or packages), cwd=fetched)
+        run(*apt, "download", *(needed or packages), cwd=fetched)
         for package in sorted(fetched.glob("*.deb")):
-            _run("dpkg-deb", "--extract", str(package), str(made))
+            run("dpkg-deb", "--extract", str(package), str(made))
         made.rename(folder)
     return folder
 
@@ -149,7 +155,7 @@ def _apt(suite: str) -> list[str]:
         options += [f"Dir::Etc::SourceList={state}/sources.list", "Dir::Etc::SourceParts=/dev/null"]
         options += ["Dir::State::Status=/dev/null"]
     apt = ["apt-get", *(word for option in options for word in ("-o", option))]
-    _run(*apt, "-qq", "update")
+    run(*apt, "-qq", "update")
     return apt
 
 
@@ -162,7 +168,7 @@ def _own_name() -> str:
 
 def _mirror() -> str:
     """Where this machine's Debian packages come from."""
-    listed = _run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)")
+    listed = run("apt-get", "indextargets", "--format", "$(ORIGIN) $(REPO_URI)")
     found = re.search(r"^Debian (\S+/debian/?)$", listed, re.MULTILINE)
     return found[1] if found else "http://deb.debian.org/debian"
 
@@ -192,18 +198,9 @@ def _write_starter(starter: Path, unpacked: Path, path: str) -> None:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
+def one_at_a_time() -> contextlib.AbstractContextManager[None]:
     """Let one process unpack or install at a time, so that another finds the work done."""
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows, where there is nothing to unpack either
-    except ImportError:
-        yield
-        return
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return environments.locked(FOLDER / "lock")
 
 
 def _needs(tool: str, wanted: str) -> None:
@@ -211,7 +208,12 @@ def _needs(tool: str, wanted: str) -> None:
         raise Missing(f"there is no {wanted} on the path, and no {tool} to fetch it with: install {wanted}")
 
 
-def _run(*command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+def run(*command: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """What a command prints.
+
+    Raises:
+        Missing: it failed, or is not there.
+    """
     try:
         done = subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.CalledProcessError as error:

@@ -2,7 +2,7 @@
 """Write the pictures of the status page in docs/images: light, dark, and as wide as a phone.
 
 What they show is a demo: a pretend REDCap whose models take their time and sometimes fail, and an hour of requests that
-takes half a minute, for the journal's clock runs fast. Needs Chromium, and Playwright from tests/requirements.txt.
+takes half a minute, for the journal's clock runs fast. Needs Chromium, and Playwright from the clients.
 """
 
 from __future__ import annotations

@@ -100,12 +100,14 @@ def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_files_are_as_their_schema_says(path: Path) -> None:
     done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.e2e
 def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
     program = Path(sys.executable).parent / "kubernetes-validate"
     done = run(program, "--strict", DEPLOY / "kubernetes.yaml")
