@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import debian
 import pytest
 import trustme
+from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 
 from claude_proxy.settings import Secret, Settings
 from claude_proxy.shell.app import App
@@ -32,6 +33,8 @@ from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import ProxyServer
 from claude_proxy.shell.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.shell.upstream import Upstream
+
+__all__ = ["pytest_addoption", "pytest_make_collect_report", "pytest_runtest_makereport"]
 
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 COLLEAGUES_TOKEN = "FEDCBA9876543210FEDCBA9876543210"
