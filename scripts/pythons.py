@@ -49,13 +49,12 @@ def _settle(tree: Path, version: str, patchelf: Path) -> None:
     loader = next(iter(sorted(tree.glob("usr/lib/*/ld-linux*.so.*"))), None)
     if not loader:
         raise debian.Missing(f"{tree} holds no loader: has Debian moved it?")
+    wheels = "/usr/share/python-wheels/"
+    for listed in tree.glob(f"usr/lib/python{version}/_sysconfig*"):
+        text = listed.read_text(encoding="utf-8")
+        listed.write_text(text.replace(f"'{wheels}'", f"'{tree}{wheels}'").replace(f'"{wheels}"', f'"{tree}{wheels}"'))
     settings = ["--set-interpreter", str(loader), "--force-rpath", "--set-rpath", str(loader.parent)]
     debian.run(str(patchelf), *settings, str(program))
-    for listed in tree.glob(f"usr/lib/python{version}/_sysconfigdata*.py"):
-        text = listed.read_text(encoding="utf-8").replace(
-            "'/usr/share/python-wheels'", f"'{tree}/usr/share/python-wheels'"
-        )
-        listed.write_text(text, encoding="utf-8")
     if not _runs(program):
         raise debian.Missing(f"{program} was unpacked, but does not run")
 

@@ -303,6 +303,7 @@ UNCHECKABLE: list[tuple[Any, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "schema"), UNCHECKABLE, ids=range(len(UNCHECKABLE)))
 def test_what_cannot_be_checked_does_not_pass(value: Any, schema: Any) -> None:
     assert schema_fault(schema) is None

@@ -526,6 +526,7 @@ def test_a_reply_made_to_be_slow_is_read_in_time(unit: str, *, cut: bool) -> Non
         read('{"name":"Bash","arguments":{"command":"' + unit * (size // len(unit)), cut=cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["&amp;amp;", "a", "word\n", "<b>"])
 def test_ten_megabytes_of_text_are_text(unit: str) -> None:
     text = unit * (10 * MB // len(unit))
