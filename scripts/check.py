@@ -50,7 +50,7 @@ def check_all(arguments: Sequence[str]) -> int:
     if not (VENV / "installed-requirements.txt").exists():
         print("The first time, some 900 MB are installed: the real Claude Code is among it.", flush=True)
     environments.install(VENV, "lint", "test", "clients")
-    environments.fetch_json_schema_suite()
+    environments.fetch_json_schema_suite(VENV)
     docs.install()
     return first_failure([*static_checks(), run("pytest", *arguments)])
 
@@ -75,6 +75,7 @@ def check_with(version: str, arguments: Sequence[str]) -> int:
         sys.exit(str(missing))
     venv = ROOT / f".venv-{version}"
     environments.install(venv, "test", python=python)
+    environments.fetch_json_schema_suite(venv)
     return run("pytest", *(arguments or WITHOUT_CLIENTS), venv=venv)
 
 

@@ -150,7 +150,7 @@ def _apt(suite: str) -> list[str]:
     options = [f"Dir::State::Lists={state}/lists", f"Dir::Cache={state}/cache", "Acquire::Languages=none"]
     options += ["Acquire::Retries=3", "APT::Sandbox::User=" + _own_name()]
     if suite:
-        source = f"deb [signed-by={_DEBIAN_KEYS}] {_mirror()} {suite} main\n"
+        source = f"deb [signed-by={_keys()}] {_mirror()} {suite} main\n"
         (state / "sources.list").write_text(source, encoding="utf-8")
         options += [f"Dir::Etc::SourceList={state}/sources.list", "Dir::Etc::SourceParts=/dev/null"]
         options += ["Dir::State::Status=/dev/null"]
@@ -164,6 +164,13 @@ def _own_name() -> str:
     import pwd  # noqa: PLC0415 - where there is apt, there is this
 
     return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _keys() -> Path:
+    """The keys that Debian's releases are signed with; Ubuntu has them in a package."""
+    if _DEBIAN_KEYS.exists():
+        return _DEBIAN_KEYS
+    return unpack("keys", "debian-archive-keyring") / _DEBIAN_KEYS.relative_to("/")
 
 
 def _mirror() -> str:

@@ -57,14 +57,15 @@ def _name(requirement: str) -> str:
     return found[0] if found else ""
 
 
-def fetch_json_schema_suite() -> None:
-    """Unpack the official suite of JSON Schema, as it stands in the source archive of the pinned `jsonschema`."""
+def fetch_json_schema_suite(venv: Path) -> None:
+    """Unpack the official suite of JSON Schema, as the source archive of the pinned `jsonschema` has it, with pip."""
     if JSON_SCHEMA_SUITE.exists():
         return
+    JSON_SCHEMA_SUITE.parent.mkdir(exist_ok=True)
     (pinned,) = (each for each in requirements("test") if _name(each) == "jsonschema")
-    with tempfile.TemporaryDirectory(dir=VENV) as folder:
+    with tempfile.TemporaryDirectory(dir=JSON_SCHEMA_SUITE.parent) as folder:
         fetch = ["download", "--quiet", "--no-deps", "--no-binary", "jsonschema", "--dest", folder, pinned]
-        subprocess.run([str(python_of(VENV)), "-m", "pip", *fetch], check=True)
+        subprocess.run([str(python_of(venv)), "-m", "pip", *fetch], check=True)
         (archive,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(folder, filter="data")
