@@ -3,25 +3,29 @@
 
     python3 scripts/container_engine.py        installs what is missing, and makes the stand-in for the base images
 
-It needs root and apt. Debian's packages are installed; everything else lies in `.venv/containers` and in a temporary
-folder, and neither the machine's own containers nor its network are touched: an `Engine` has a store, a network and
-processes of its own, and takes them with it when it ends.
+It needs root and apt, and installs Debian's packages only in CI, as `scripts/debian.py` says. Everything else lies in
+`.venv/containers` and in a temporary folder, and neither the machine's own containers nor its network are touched: an
+`Engine` has a store, a network and processes of its own, and takes them with it when it ends.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import debian
+import environments
+from debian import Missing
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".venv" / "containers"
@@ -57,10 +61,6 @@ Result = TypeVar("Result")
 _CLONE_NEWNET = 0x40000000
 
 
-class Missing(Exception):
-    """There is no engine, and none could be had; the message says why."""
-
-
 # --- what must be there -----------------------------------------------------------------------------------------------
 
 
@@ -72,22 +72,11 @@ def set_up() -> None:
     """
     if not shutil.which("apt-get") or os.geteuid() != 0:
         raise Missing("containers are run with Debian's Podman, by root: there is no apt here, or this is not root")
-    with _one_at_a_time():
-        install(*PACKAGES)
+    if missing := [package for package in PACKAGES if not _installed(package)]:
+        debian.install(*missing)
+    with environments.locked(KEPT / "lock"):
         if not BASE.exists():
             _make_base()
-
-
-def install(*packages: str) -> None:
-    """Install those of these Debian packages that are missing.
-
-    Raises:
-        Missing: one cannot be had.
-    """
-    missing = [package for package in packages if not _installed(package)]
-    if missing:
-        _run("apt-get", "update")
-        _run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
 
 
 def _installed(package: str) -> bool:
@@ -104,31 +93,15 @@ def _make_base() -> None:
     packed = KEPT / "unfinished.tar"
     with tempfile.TemporaryDirectory() as folder:
         # Not to be seen elsewhere, the memory goes by itself when this ends.
-        _run("unshare", "--mount", "sh", "-euc", MAKE_BASE, "sh", folder, _release(), ",".join(IN_BASE), str(packed))
+        debian.run(
+            "unshare", "--mount", "sh", "-euc", MAKE_BASE, "sh", folder, _release(), ",".join(IN_BASE), str(packed)
+        )
     packed.rename(BASE)
 
 
 def _release() -> str:
     lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line).get("VERSION_CODENAME", "stable")
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with (KEPT / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _run(*command: str) -> None:
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, env=environ)
-    except subprocess.CalledProcessError as error:
-        raise Missing(f"{' '.join(command)}: {error.stderr.strip() or error.stdout.strip()[-500:]}") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Missing(f"{' '.join(command)}: {error}") from None
 
 
 def _start_namespaces(folder: Path) -> subprocess.Popen[bytes]:

@@ -18,10 +18,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
+import debian
 import pytest
 import trustme
+from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 
 from claude_proxy.settings import Secret, Settings
 from claude_proxy.shell.app import App
@@ -30,6 +33,8 @@ from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import ProxyServer
 from claude_proxy.shell.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.shell.upstream import Upstream
+
+__all__ = ["pytest_addoption", "pytest_make_collect_report", "pytest_runtest_makereport"]
 
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 COLLEAGUES_TOKEN = "FEDCBA9876543210FEDCBA9876543210"
@@ -51,6 +56,14 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "this never came about"
         time.sleep(0.005)
+
+
+def find_program(name: str) -> Path:
+    """A program that is installed, or Debian's, unpacked by scripts/debian.py; without either the test is skipped."""
+    try:
+        return debian.find(name)
+    except debian.Missing as reason:
+        pytest.skip(str(reason))
 
 
 # --- The pretend REDCap -----------------------------------------------------------------------------------------------

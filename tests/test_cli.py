@@ -149,6 +149,7 @@ def stopped(process: subprocess.Popen[str], stop: signal.Signals = signal.SIGTER
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_takes_effect_and_a_bad_one_is_refused(redcap: Redcap, starter: Starter) -> None:
     path = starter.folder / "claude-proxy.toml"
     path.write_text(f'redcap_api_url = "{redcap.url}"\n[models]\nmine = "o1"\n')
@@ -604,6 +605,7 @@ def installed(*versions: str) -> list[Path]:
     return [path for path in found if not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode]
 
 
+@pytest.mark.slow
 def test_real_older_pythons_get_one_sentence(checkout: Path) -> None:
     older = installed("2.7", "3.6", "3.7", "3.8", "3.9", "3.10")
     if not older:
@@ -615,6 +617,7 @@ def test_real_older_pythons_get_one_sentence(checkout: Path) -> None:
         assert re.fullmatch(sentence, done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_newer_pythons_serve(checkout: Path, folder: Path) -> None:
     newer = installed("3.12", "3.13", "3.14")
     if not newer:
@@ -726,6 +729,7 @@ def is_open(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
 
 
+@pytest.mark.slow
 def test_run_hands_everything_over(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     arguments = ["-p", "two words", "", "--log", "é*", "--", "-x"]
     env = claude.environment(redcap, f"{TELL_ALL}; print('out'); print('err', file=sys.stderr); sys.exit(7)")
@@ -748,6 +752,7 @@ def test_run_hands_everything_over(redcap: Redcap, starter: Starter, claude: Fak
     assert "ANTHROPIC_API_KEY" not in claude.said["env"]
 
 
+@pytest.mark.slow
 def test_run_brings_a_proxy_that_ends_with_it(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Much better.")
     with socket.create_server(("127.0.0.1", 0)) as stranger:  # whoever listens where a proxy could is not trusted
@@ -764,6 +769,7 @@ def test_run_brings_a_proxy_that_ends_with_it(redcap: Redcap, starter: Starter, 
     assert TOKEN.encode() not in received
 
 
+@pytest.mark.slow
 def test_run_uses_a_proxy_that_runs_and_shows_that_it_is_ours(
     redcap: Redcap, starter: Starter, claude: FakeClaude
 ) -> None:
@@ -781,6 +787,7 @@ def test_run_uses_a_proxy_that_runs_and_shows_that_it_is_ours(
         stopped(process)
 
 
+@pytest.mark.slow
 def test_run_keeps_the_terminal_clean_and_tells_of_failures_afterwards(
     redcap: Redcap, starter: Starter, claude: FakeClaude
 ) -> None:
@@ -796,6 +803,7 @@ def test_run_keeps_the_terminal_clean_and_tells_of_failures_afterwards(
     assert 'route="POST /v1/messages"' in line
 
 
+@pytest.mark.slow
 def test_run_can_write_a_log(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Yes.")
     done = starter.run("run", "--log", "proxy.log", "-p", env=claude.environment(redcap, ASK))
@@ -806,6 +814,7 @@ def test_run_can_write_a_log(redcap: Redcap, starter: Starter, claude: FakeClaud
     assert "nowhere/x" in starter.refuse("run", "--log", "nowhere/x", env=claude.environment(redcap, ""))
 
 
+@pytest.mark.slow
 def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Yes.")
     env = claude.environment(redcap, ASK, REDCAP_API_TOKEN="")
@@ -814,6 +823,7 @@ def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: 
     assert claude.said["text"] == "Yes."
 
 
+@pytest.mark.slow
 def test_run_without_claude(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     env = claude.environment(redcap, "")
     assert "https://claude.ai/install.sh" in starter.refuse("run", env={**env, "PATH": "/nowhere"}, code=127)
@@ -825,6 +835,7 @@ def test_run_without_claude(redcap: Redcap, starter: Starter, claude: FakeClaude
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_run_help_is_ours_and_claudes(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     told = starter.run("run", "--help")
     assert told.returncode == OK
@@ -834,6 +845,7 @@ def test_run_help_is_ours_and_claudes(redcap: Redcap, starter: Starter, claude: 
     assert starter.run("run", "--log").returncode == MISUSED
 
 
+@pytest.mark.slow
 def test_run_chooses_a_permission_mode_and_says_so(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     done = starter.run("run", "--model", "x", env=claude.environment(redcap, TELL_ALL, PYTHONIOENCODING="cp437"))
     assert claude.said["arguments"] == ["--permission-mode", "default", "--model", "x"]
@@ -842,6 +854,7 @@ def test_run_chooses_a_permission_mode_and_says_so(redcap: Redcap, starter: Star
     assert line == "claude-proxy: x -> x (no rule maps this name) via 127.0.0.1"
 
 
+@pytest.mark.slow
 def test_run_is_not_led_elsewhere_by_claudes_settings(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     (claude.home / ".claude").mkdir()
     file = claude.home / ".claude" / "settings.json"
@@ -854,6 +867,7 @@ def test_run_is_not_led_elsewhere_by_claudes_settings(redcap: Redcap, starter: S
     assert "ANTHROPIC_AUTH_TOKEN" in starter.refuse("run", "-p", env=claude.environment(redcap, TELL_ALL))
 
 
+@pytest.mark.slow
 def test_run_is_not_led_elsewhere_by_the_folder_it_is_started_in(
     redcap: Redcap, starter: Starter, claude: FakeClaude
 ) -> None:
@@ -873,6 +887,7 @@ def test_run_is_not_led_elsewhere_by_the_folder_it_is_started_in(
 WAIT = "report('ready'); time.sleep(60)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [
@@ -1041,6 +1056,7 @@ def obey(request: ModelRequest) -> str:
     )
 
 
+@pytest.mark.slow
 def test_doctor_finds_all_well(redcap: Redcap, starter: Starter) -> None:
     redcap.let_answer(obey)
     env = {"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": TOKEN, "HOME": str(starter.folder)}
@@ -1056,6 +1072,7 @@ def test_doctor_finds_all_well(redcap: Redcap, starter: Starter) -> None:
     assert {"check": "token", "status": "ok", "message": "REDCap takes it"} in told["checks"]
 
 
+@pytest.mark.slow
 def test_doctor_finds_what_is_wrong(redcap: Redcap, starter: Starter) -> None:
     done = starter.run("doctor", env={"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": "0" * 32})
     assert done.returncode == FAILED
@@ -1079,6 +1096,7 @@ def test_models_shows_the_table_and_explains_a_name(starter: Starter) -> None:
     assert "REDCAP_API_URL is not set" in starter.refuse("models")
 
 
+@pytest.mark.slow
 def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     def init(token: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -1129,6 +1147,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
 
 
+@pytest.mark.slow
 def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
     terminal = Terminal(starter, "init")
     terminal.read_until("API address")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,8 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
-from test_nginx import AROUND, find_nginx
+from conftest import (
+    TOKEN,
+    Gate,
+    Proxy,
+    Redcap,
+    StartProxy,
+    Wire,
+    eventually,
+    find_program,
+    message_request,
+    read_events,
+)
+from test_nginx import AROUND
 
 from claude_proxy.settings import Settings
 from claude_proxy.shell import connections
@@ -38,13 +48,6 @@ def run(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.Comple
     )
 
 
-def find(program: str, *folders: str) -> str:
-    found = shutil.which(program, path=":".join([os.environ.get("PATH", os.defpath), *folders]))
-    if not found:
-        pytest.skip(f"there is no {program} here")
-    return found
-
-
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
@@ -57,12 +60,12 @@ def unit(tmp_path: Path) -> Path:
 
 
 def test_systemd_takes_the_unit(unit: Path) -> None:
-    done = run(find("systemd-analyze"), "verify", unit)
+    done = run(find_program("systemd-analyze"), "verify", unit)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_systemd_calls_the_unit_safe(unit: Path) -> None:
-    done = run(find("systemd-analyze"), "security", "--offline=yes", "--threshold=15", unit)
+    done = run(find_program("systemd-analyze"), "security", "--offline=yes", "--threshold=15", unit)
     assert done.returncode == 0, done.stdout[-300:]
 
 
@@ -97,12 +100,14 @@ def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_files_are_as_their_schema_says(path: Path) -> None:
     done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.e2e
 def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
     program = Path(sys.executable).parent / "kubernetes-validate"
     done = run(program, "--strict", DEPLOY / "kubernetes.yaml")
@@ -174,26 +179,30 @@ def test_nginx_reads_its_part_of_the_compose_file(tmp_path: Path) -> None:
     assert site.count("server claude-proxy:8765") == 1
     site = site.replace("server claude-proxy:8765", "server 127.0.0.1:8765")
     (tmp_path / "nginx.conf").write_text(AROUND.format(site=site), encoding="utf-8")
-    done = run(find_nginx(), "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr")
+    done = run(find_program("nginx"), "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr")
     assert done.returncode == 0, done.stderr
 
 
 # --- Caddy ------------------------------------------------------------------------------------------------------------
 
 
-def find_caddy() -> str:
-    return find("caddy", os.environ.get("CADDY_FOLDER", "/usr/local/bin"))
-
-
 def test_caddy_takes_its_file(tmp_path: Path) -> None:
-    done = run(find_caddy(), "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile", HOME=str(tmp_path))
+    done = run(
+        find_program("caddy"),
+        "validate",
+        "--adapter",
+        "caddyfile",
+        "--config",
+        DEPLOY / "Caddyfile",
+        HOME=str(tmp_path),
+    )
     assert done.returncode == 0, done.stderr
 
 
 @contextmanager
 def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
     """A running Caddy, without TLS; its port."""
-    program = find_caddy()
+    program = find_program("caddy")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     site = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
@@ -204,7 +213,7 @@ def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
         assert site.count(shipped) == 1
         site = site.replace(shipped, here)
     (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + site, encoding="utf-8")
-    command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    command = [str(program), "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     environ = {"PATH": os.defpath, "HOME": str(folder)}
     with (
         (folder / "log").open("wb") as log,
@@ -227,7 +236,7 @@ def _listens(port: int) -> bool:
 
 
 def test_caddy_holds_no_event_back(redcap: Redcap, start_proxy: StartProxy, tmp_path: Path) -> None:
-    find_caddy()
+    find_program("caddy")
     gate = Gate("Much better.")
     redcap.queue(gate)
     proxy = start_proxy(stream_delay=0.0, ping_interval=0.1)

@@ -21,6 +21,8 @@ import pytest
 
 from claude_proxy import __version__
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "claude_proxy"
 PATIENCE = 60

@@ -324,6 +324,7 @@ def test_arguments_without_end_do_not_make_the_reader_fail(piece: str) -> None:
     assert read('<tool_call>{"name": "Bash", "arguments": ' + piece * 20_000).calls == 0
 
 
+@pytest.mark.slow
 def test_many_invented_turns_do_not_stall_the_reader() -> None:
     # Were the rest of the text searched at each of them, this would take minutes.
     text = "Words." + "\n\nUser: x" * 100_000

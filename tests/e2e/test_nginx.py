@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -10,11 +9,21 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
+from conftest import (
+    TOKEN,
+    Gate,
+    Proxy,
+    Redcap,
+    StartProxy,
+    Wire,
+    eventually,
+    find_program,
+    message_request,
+    read_events,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -40,20 +49,6 @@ http {{
 """
 
 
-def find_nginx() -> Path:
-    """The nginx that scripts/nginx.py finds or fetches."""
-    spec = importlib.util.spec_from_file_location("nginx_script", ROOT / "scripts" / "nginx.py")
-    assert spec
-    assert spec.loader
-    script: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    try:
-        found: Path = script.find_nginx()
-    except script.Missing as reason:
-        pytest.skip(f"nginx cannot be had here: {reason}")
-    return found
-
-
 class Nginx:
     """A running nginx before a proxy."""
 
@@ -77,7 +72,7 @@ def soon(start_proxy: StartProxy) -> Proxy:
 
 @pytest.fixture
 def nginx(soon: Proxy, tmp_path: Path) -> Iterator[Nginx]:
-    program = find_nginx()
+    program = find_program("nginx")
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")

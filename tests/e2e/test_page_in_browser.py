@@ -9,10 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from browser import find_chromium, install_chromium
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy
+from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, find_program
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
 
 from claude_proxy.shell.simulator import ModelReply
 
@@ -23,14 +21,12 @@ OpenPage: TypeAlias = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    install_chromium()
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium was found (apt install chromium, or set CHROMIUM to one): {error.message[:80]}")
-        with browser:
-            yield browser
+    program = find_program("chromium")
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=program, args=["--no-sandbox"]) as browser,
+    ):
+        yield browser
 
 
 @pytest.fixture

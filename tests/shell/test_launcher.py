@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN
+from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, find_program
 
 from claude_proxy import __version__
 from claude_proxy.core.client_environment import (
@@ -251,14 +250,13 @@ SHELLS: list[tuple[Shell, list[str], str]] = [
 
 @pytest.mark.parametrize(("shell", "command", "script"), SHELLS, ids=[command[0] for _, command, _ in SHELLS])
 def test_a_shell_reads_back_what_was_quoted(shell: Shell, command: list[str], script: str, tmp_path: Path) -> None:
-    if not shutil.which(command[0]):
-        pytest.skip(f"no {command[0]} here")
+    program = find_program(command[0])
     lines = export_lines(Changes(NASTY, ("GONE", "NEVER_THERE")), shell)
     (tmp_path / "LINES").write_text(lines, encoding="utf-8")
     path = os.environ.get("PATH", os.defpath)
     environ = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8", "GONE": "x", "PLAIN": "before"}
     done = subprocess.run(
-        [*command, script], cwd=tmp_path, env=environ, capture_output=True, timeout=PATIENCE, check=True
+        [program, *command[1:], script], cwd=tmp_path, env=environ, capture_output=True, timeout=PATIENCE, check=True
     )
     assert done.stderr == b""
     seen = dict(entry.partition("=")[::2] for entry in done.stdout.decode().split("\0"))
