@@ -716,7 +716,7 @@ try:
     with urllib.request.urlopen(urllib.request.Request(url + "/v1/messages", body.encode(), headers)) as response:
         report({"url": url, "text": json.load(response)["content"][0]["text"]})
 except urllib.error.HTTPError as error:
-    report({"url": url, "status": error.code})
+    with error: report({"url": url, "status": error.code})
 """
 LINE = "claude-proxy: claude-opus-5-5 → claude via 127.0.0.1\n"
 

@@ -30,6 +30,7 @@ from http import HTTPStatus
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from urllib.error import HTTPError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -810,6 +811,9 @@ def openai_backend(url: str, *, model: str | None = None, timeout: float = 600) 
             usage = answer.get("usage") or {}
             text = answer["choices"][0]["message"]["content"] or ""
             return ModelReply(text, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        except HTTPError as error:
+            error.close()  # it is the response, too
+            raise ModelFailure(f"{endpoint}: {error}") from error
         except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelFailure(f"{endpoint}: {error}") from error
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from html.entities import name2codepoint
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -652,6 +653,14 @@ def test_openai_backend() -> None:
 def test_failures_of_the_openai_backend(status: int, body: bytes) -> None:
     with openai_server(status, body) as (url, _), pytest.raises(ModelFailure, match="/v1/chat/completions"):
         sim.openai_backend(url)(asked())
+
+
+def test_an_error_page_of_the_openai_backend_is_closed() -> None:
+    """It is an exception and a response in one, and holds the connection until somebody closes it."""
+    with openai_server(500, b"{}") as (url, _), pytest.raises(ModelFailure) as failure:
+        sim.openai_backend(url)(asked())
+    assert isinstance(failure.value.__cause__, HTTPError)
+    assert failure.value.__cause__.closed
 
 
 def test_the_openai_backend_out_of_reach() -> None:
