@@ -58,9 +58,10 @@ class Starter:
         self.folder = folder
 
     def environment(self, changes: Mapping[str, str]) -> dict[str, str]:
-        home = str(self.folder / "home")  # not the checkout, where a developer may have settings
+        home = str(self.folder / "home")  # neither the checkout nor the user's, where a developer may have settings
         return {
-            "PATH": os.defpath,
+            "PATH": "/nowhere",  # a developer's `claude` may stand in any folder where programs are
+            "HOME": home,
             "LISTEN_PORT": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
             "CLAUDE_PROXY_HOME": home,
@@ -340,7 +341,7 @@ def test_a_container_that_cannot_be_reached_says_so(redcap: Redcap, starter: Sta
 
 
 def test_fewer_open_files_than_connections_need_are_warned_of(redcap: Redcap, starter: Starter) -> None:
-    command = ("sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *starter.command)
+    command = ("/bin/sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *starter.command)
     with starter.running(env={"REDCAP_API_URL": redcap.url}, command=command) as process:
         read_until(
             process.stderr, r"WARNING MAX_CONNECTIONS=2000 needs more open files .*: 18 connections will be taken"
@@ -685,7 +686,7 @@ class FakeClaude:
 
     def environment(self, redcap: Redcap, code: str, **others: str) -> dict[str, str]:
         return {
-            "PATH": f"{self.path.parent}{os.pathsep}{os.defpath}",
+            "PATH": str(self.path.parent),
             "HOME": str(self.home),
             "PYTHONIOENCODING": "utf-8",
             "REDCAP_API_URL": redcap.url,
@@ -937,10 +938,16 @@ OURS = {**URL, "REDCAP_API_TOKEN": TOKEN, "LISTEN_PORT": "8765"}
 
 
 def test_env_is_for_eval(starter: Starter) -> None:
-    script = f'eval "$({shlex.join([*starter.command, "env"])})" && env -0'
+    script = f'eval "$({shlex.join([*starter.command, "env"])})" && /usr/bin/env -0'
     env = starter.environment({**OURS, "ANTHROPIC_API_KEY": "sk", "NO_PROXY": "a.org"})
     done = subprocess.run(
-        ["sh", "-c", script], cwd=starter.folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True
+        ["/bin/sh", "-c", script],
+        cwd=starter.folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     seen = dict(entry.partition("=")[::2] for entry in done.stdout.split("\0"))
     assert seen["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8765"
