@@ -11,14 +11,16 @@ from __future__ import annotations
 import io
 import json
 import select
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import pytest
 import trustme
@@ -51,6 +53,41 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "this never came about"
         time.sleep(0.005)
+
+
+# --- Processes and their signals --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_at_a_terminal() -> Iterator[None]:
+    """Let what the tests start be interrupted, even where they themselves were started in the background or by `nohup`.
+
+    That a signal is ignored is inherited; that it is handled is not. So the tests go on ignoring it, by a handler.
+    """
+    signals = (getattr(signal, name, None) for name in ("SIGINT", "SIGQUIT", "SIGHUP"))
+    ignored = [number for number in signals if number and signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+_Text = TypeVar("_Text", str, bytes)
+
+
+@contextmanager
+def ending(process: subprocess.Popen[_Text], *, politely: bool = False) -> Iterator[subprocess.Popen[_Text]]:
+    """A process that does not outlive a block, however the block ends; `Popen` alone would wait for it for ever."""
+    with process:
+        try:
+            yield process
+        finally:
+            if politely:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
+            process.kill()
 
 
 # --- The pretend REDCap -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
+from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, ending, eventually, message_request, read_events
 from test_nginx import AROUND, find_nginx
 
 from claude_proxy.settings import Settings
@@ -208,14 +208,11 @@ def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
     environ = {"PATH": os.defpath, "HOME": str(folder)}
     with (
         (folder / "log").open("wb") as log,
-        subprocess.Popen(command, env=environ, stderr=log, stdout=log) as process,
+        ending(subprocess.Popen(command, env=environ, stderr=log, stdout=log), politely=True) as process,
     ):
-        try:
-            eventually(lambda: process.poll() is not None or _listens(port))
-            assert process.poll() is None, (folder / "log").read_text()
-            yield port
-        finally:
-            process.terminate()
+        eventually(lambda: process.poll() is not None or _listens(port))
+        assert process.poll() is None, (folder / "log").read_text()
+        yield port
 
 
 def _listens(port: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
+from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, ending, eventually, message_request, read_events
 
 pytestmark = pytest.mark.e2e
 
@@ -97,15 +97,12 @@ def nginx(soon: Proxy, tmp_path: Path) -> Iterator[Nginx]:
     command = [str(program), "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr"]
     with (
         (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(command, stderr=log, env={"PATH": os.defpath}) as process,
+        ending(subprocess.Popen(command, stderr=log, env={"PATH": os.defpath}), politely=True) as process,
     ):
         running = Nginx(port, authority)
-        try:
-            eventually(lambda: process.poll() is not None or _answers(running))
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            yield running
-        finally:
-            process.terminate()
+        eventually(lambda: process.poll() is not None or _answers(running))
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield running
 
 
 def _answers(nginx: Nginx) -> bool:
