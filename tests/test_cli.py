@@ -17,13 +17,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, eventually, fold, read_events
+from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, ending, eventually, fold, read_events
 
 from claude_proxy import __version__
 from claude_proxy.cli import split_arguments
@@ -147,6 +147,23 @@ def stopped(process: subprocess.Popen[str], stop: signal.Signals = signal.SIGTER
     return written
 
 
+# Signals go to a thread that does nothing, so that no call in which the main thread waits is interrupted: what a signal
+# does that comes in the moment before such a call.
+UNSEEN = """
+import signal, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD])
+from claude_proxy.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def unseen_signals(checkout: Path) -> Sequence[str]:
+    """A command that sees of its signals only what it looks for."""
+    return (sys.executable, "-S", "-c", UNSEEN, str(checkout))
+
+
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 
@@ -171,21 +188,114 @@ def test_a_changed_configuration_takes_effect_and_a_bad_one_is_refused(redcap: R
     assert [request.fields["model"] for request in redcap.requests] == ["o1", "o3", "o3"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there are no such terminals")
+# Makes the terminal that is its standard input the one that Ctrl-C and hanging up act upon, and becomes the command.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+class Terminal:
+    """A terminal of the test's own, with a command at work in it."""
+
+    def __init__(self, starter: Starter, *arguments: str, command: Sequence[str] = ()) -> None:
+        if os.name != "posix":
+            pytest.skip("there are no such terminals")
+        self._seen = bytearray()
+        self._file: int | None
+        self._file, its = os.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", "-c", TAKE_TERMINAL, *(command or starter.command), *arguments],
+            cwd=starter.folder,
+            env=starter.environment({"TERM": "xterm"}),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        )
+        os.close(its)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def shown(self) -> str:
+        return self._seen.decode(errors="replace")
+
+    def read_until(self, words: str) -> None:
+        """Read until the words are shown."""
+        while words not in self.shown:
+            assert self._read(), f"the command ended without showing {words!r}: {self.shown}"
+
+    def _read(self) -> bool:
+        """Read what is shown next; False at the end."""
+        if self._file is None:
+            return False
+        assert select.select([self._file], [], [], PATIENCE)[0], self.shown
+        try:
+            data = os.read(self._file, 4096)
+        except OSError:  # as Linux says the end
+            data = b""
+        self._seen += data
+        return bool(data)
+
+    def type(self, text: str) -> None:
+        assert self._file is not None
+        os.write(self._file, text.encode())
+
+    def hang_up(self) -> None:
+        """Let there be no terminal any more."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+
+    def end(self) -> int:
+        """Wait for the command's end; its exit code."""
+        while self._read():
+            pass
+        return self.process.wait(PATIENCE)
+
+
 def test_a_proxy_ends_with_its_terminal(starter: Starter) -> None:
-    ours, its = os.openpty()
-    env = starter.environment({"REDCAP_API_URL": "https://h/api/"})
-    with subprocess.Popen([*starter.command], cwd=starter.folder, env=env, stderr=its) as process:
-        with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor, not a path
-            seen = b""
-            while b"claude --permission-mode" not in seen:
-                seen += terminal.read(1024)
-            process.send_signal(signal.SIGHUP)
-            while b"settings read again" not in seen:
-                seen += terminal.read(1024)
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(PATIENCE) == -signal.SIGHUP
-    os.close(its)
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://h/api/")
+    with Terminal(starter) as terminal:
+        terminal.read_until("claude --permission-mode")
+        terminal.process.send_signal(signal.SIGHUP)
+        terminal.read_until("settings read again")
+        terminal.hang_up()
+        assert terminal.end() == -signal.SIGHUP
+
+
+def test_nohup_lets_a_proxy_outlive_its_terminal(starter: Starter) -> None:
+    nohup, out = shutil.which("nohup"), starter.folder / "nohup.out"
+    if nohup is None:
+        pytest.skip("no nohup here")
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://h/api/")
+    with Terminal(starter, command=(nohup, *starter.command)) as terminal:
+        eventually(lambda: out.exists() and "claude --permission-mode" in out.read_text())
+        terminal.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "settings read again" in out.read_text())
+        terminal.hang_up()  # which sends SIGHUP, too
+        url = re.search(r"listens on (\S+)", out.read_text())
+        assert url
+        assert ask(url[1], "/health")["status"] == "ok"
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == OK
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such way to ignore a signal")
+def test_a_proxy_in_the_background_of_a_script_ends_by_sigterm_alone(redcap: Redcap, starter: Starter) -> None:
+    command = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *starter.command)
+    with starter.running(env={"REDCAP_API_URL": redcap.url}, command=command) as process:
+        url = read_until(process.stderr, r"listens on (\S+)")[1]
+        process.send_signal(signal.SIGINT)
+        assert ask(url, "/health")["status"] == "ok"
+        stopped(process)
+    assert process.returncode == OK
 
 
 def test_the_command_line_goes_before_the_environment(starter: Starter) -> None:
@@ -195,15 +305,6 @@ def test_the_command_line_goes_before_the_environment(starter: Starter) -> None:
     assert "none.toml cannot be read" in starter.refuse(env=env)
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let what is started be interrupted, even where the tests themselves were started to ignore that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_starts_serves_and_stops(redcap: Redcap, starter: Starter, stop: signal.Signals) -> None:
     redcap.queue("Much better.")
@@ -285,10 +386,12 @@ def test_when_the_grace_is_over_the_others_are_told_to_try_again(redcap: Redcap,
         gate.open()
 
 
-def test_a_second_signal_ends_at_once(redcap: Redcap, starter: Starter) -> None:
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_second_signal_ends_at_once(redcap: Redcap, starter: Starter, checkout: Path, *, unseen: bool) -> None:
     gate = Gate("Too late.")
     redcap.queue(gate)
-    with starter.running(env={"REDCAP_API_URL": redcap.url, "SHUTDOWN_GRACE": "3600"}) as process:
+    env = {"REDCAP_API_URL": redcap.url, "SHUTDOWN_GRACE": "3600"}
+    with starter.running(env=env, command=unseen_signals(checkout) if unseen else ()) as process:
         url = read_until(process.stderr, r"listens on (\S+) ")[1]
         with begin(url, stream=False) as connection:
             assert gate.reached.wait(PATIENCE)
@@ -872,8 +975,11 @@ def test_run_is_not_led_elsewhere_by_the_folder_it_is_started_in(
 
 
 WAIT = "report('ready'); time.sleep(60)"
+# For who starts it may have blocked some signals, as `UNSEEN` does.
+HEAR_ALL = "signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())"
 
 
+@pytest.mark.parametrize("unseen", [False, True])
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [
@@ -883,15 +989,15 @@ WAIT = "report('ready'); time.sleep(60)"
     ],
 )
 def test_run_passes_a_request_to_end_on(
-    redcap: Redcap, starter: Starter, claude: FakeClaude, code: str, exit_code: int
+    redcap: Redcap, starter: Starter, checkout: Path, claude: FakeClaude, code: str, exit_code: int, *, unseen: bool
 ) -> None:
-    with starter.running("run", "-p", env=claude.environment(redcap, code)) as process:
+    env = claude.environment(redcap, f"{HEAR_ALL}; {code}")
+    with starter.running("run", "-p", env=env, command=unseen_signals(checkout) if unseen else ()) as process:
         assert claude.said == "ready"
         _, errors = stopped(process)
     assert (process.returncode, errors) == (exit_code, LINE)
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_claudes_own(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     code = """
 times = []
@@ -902,14 +1008,15 @@ signal.signal(signal.SIGINT, count)
 report('ready')
 while True: time.sleep(0.01)
 """
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [*starter.command, "run", "-p"],
         cwd=starter.folder,
         env=starter.environment(claude.environment(redcap, code)),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
+    )
+    with ending(process):
         assert claude.said == "ready"
         while process.poll() is None:  # as the terminal does: both get it
             os.killpg(process.pid, signal.SIGINT)
@@ -1109,55 +1216,30 @@ def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     assert (starter.folder / "home" / ".env").read_text() == f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN={TOKEN}\n"
 
 
-class Terminal:
-    """A terminal of the test's own, with a command at work in it."""
-
-    def __init__(self, starter: Starter, *arguments: str) -> None:
-        pty = pytest.importorskip("pty")
-        self.shown = ""
-        self.process, self._file = pty.fork()
-        if self.process == 0:
-            os.chdir(starter.folder)
-            os.execve(starter.command[0], [*starter.command, *arguments], starter.environment({"TERM": "xterm"}))
-
-    def read_until(self, words: str) -> None:
-        """Read until the words are shown, or the end."""
-        with suppress(OSError):  # as Linux says the end
-            while words not in self.shown:
-                assert select.select([self._file], [], [], PATIENCE)[0], self.shown
-                self.shown += os.read(self._file, 4096).decode()
-
-    def type(self, text: str) -> None:
-        os.write(self._file, text.encode())
-
-    def end(self) -> int:
-        self.read_until("\0")
-        os.close(self._file)
-        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
-
-
 def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
-    terminal = Terminal(starter, "init")
-    terminal.read_until("API address")
-    terminal.type(f"{redcap.url}\n")
-    terminal.read_until("API token (not shown): ")
-    terminal.type(f"{TOKEN}\n")
-    assert terminal.end() == OK
+    with Terminal(starter, "init") as terminal:
+        terminal.read_until("API address")
+        terminal.type(f"{redcap.url}\n")
+        terminal.read_until("API token (not shown): ")
+        terminal.type(f"{TOKEN}\n")
+        assert terminal.end() == OK
     assert "\x1b[32mok     \x1b[0m  token" in terminal.shown
     assert TOKEN not in terminal.shown
     assert (starter.folder / "home" / ".env").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("at_the_token", [False, True])
-def test_ctrl_c_at_init_leaves_everything(starter: Starter, *, at_the_token: bool) -> None:
-    terminal = Terminal(starter, "init")
-    terminal.read_until("API address")
-    if at_the_token:
-        terminal.type("http://127.0.0.1:9/api/\n")
-        terminal.read_until("API token (not shown): ")
-    terminal.type("\x03")
-    assert terminal.end() == 128 + signal.SIGINT
+@pytest.mark.parametrize("unseen", [False, True])
+def test_ctrl_c_at_init_leaves_everything(
+    starter: Starter, checkout: Path, *, at_the_token: bool, unseen: bool
+) -> None:
+    with Terminal(starter, "init", command=unseen_signals(checkout) if unseen else ()) as terminal:
+        terminal.read_until("such as https://redcap.example.edu/api/: ")
+        if at_the_token:
+            terminal.type("http://127.0.0.1:9/api/\n")
+            terminal.read_until("API token (not shown): ")
+        terminal.type("\x03")
+        assert terminal.end() == 128 + signal.SIGINT
     assert "Nothing was written." in terminal.shown
     assert "Traceback" not in terminal.shown
     assert list(starter.folder.iterdir()) == []
