@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import select
 import signal
 import socket
@@ -53,6 +54,29 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "this never came about"
         time.sleep(0.005)
+
+
+# --- The limit of each test -------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make each worker, with what its tests start, a group of processes."""
+    if hasattr(config, "workerinput") and hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready(node: Any) -> None:
+    """Learn a worker's number while it can still say it."""
+    node.gateway._rinfo()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Let nothing outlive a worker that was ended because of a test beyond its limit."""
+    if error and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(node.gateway._rinfo().pid, signal.SIGKILL)
 
 
 # --- Processes and their signals --------------------------------------------------------------------------------------
