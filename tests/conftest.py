@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
@@ -79,6 +79,20 @@ def pytest_testnodedown(node: Any, error: object) -> None:
             os.killpg(node.gateway._rinfo().pid, signal.SIGKILL)
 
 
+# --- Threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_thread_goes_on() -> Iterator[None]:
+    """Wait for all threads that a test and its fixtures have started: they must not meddle with the next test."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, f"these threads go on when the test is over: {left}"
+        time.sleep(0.001)
+
+
 # --- Processes and their signals --------------------------------------------------------------------------------------
 
 
@@ -127,11 +141,19 @@ class Redcap(Simulator):
         self.asked: list[ModelRequest] = []
         self.unexpected: list[ModelRequest] = []
         self._answers: deque[Answer] = deque()
+        self._gates: list[Gate] = []
         self._own_model: Model | None = None
 
     def queue(self, *answers: Answer) -> None:
         """Let the model say these next. A function is called with the request, and may take its time or fail."""
         self._answers.extend(answers)
+        self._gates += [answer for answer in answers if isinstance(answer, Gate)]
+
+    def close(self) -> None:
+        """Stop, and let nobody go on waiting at a gate."""
+        for gate in self._gates:
+            gate.open()
+        super().close()
 
     def let_answer(self, model: Model) -> None:
         """Let a model of the test's own answer, in place of the queue."""
@@ -184,9 +206,9 @@ class Gate:
 @pytest.fixture
 def redcap() -> Iterator[Redcap]:
     redcap = Redcap()
-    redcap.start()
+    redcap.start(look=0.005)
     yield redcap
-    threading.Thread(target=redcap.close, daemon=True).start()  # takes a while, and nobody need wait for it
+    redcap.close()
     assert not redcap.unexpected, "the model was asked more often than the test has queued replies"
     assert not redcap.left_over, "the model was asked less often than the test has queued replies"
 
@@ -441,9 +463,8 @@ def running_proxy(settings: Settings) -> Iterator[Proxy]:
     out = io.StringIO()
     exchange = Exchange(settings, Upstream.from_settings(settings))
     app = App(exchange, Journal(settings.log_level, settings.log_format, out))
-    with running(ProxyServer(settings, app)) as server:
+    with closing(exchange), running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
-    exchange.close()
 
 
 @contextmanager
@@ -451,8 +472,10 @@ def running(server: ProxyServer) -> Iterator[ProxyServer]:
     """Let a server serve in a thread for the length of a `with` block."""
     with server:
         threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:
+            server.stop(0)
 
 
 def message_request(changes: Mapping[str, Any] = NOTHING) -> bytes:

@@ -552,14 +552,14 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> None:
+    def start(self, look: float = 0.05) -> None:
         """Listen, and answer in threads of its own; from now on `url` is true.
 
-        Raises OSError where the port is taken.
+        Every `look` seconds it is seen whether to end. Raises OSError where the port is taken.
         """
         self._server = server = _Server(self._address, self)
         self.url = f"http://{self._address[0]}:{server.server_port}/api/"
-        threading.Thread(target=server.serve_forever, args=(0.05,), name="simulator", daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(look,), name="simulator", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening, and cut the connections that are still open."""
