@@ -42,7 +42,7 @@ TOKENS = (TOKEN, COLLEAGUES_TOKEN)
 PROMPT = "Is the patient in bed 7 better?"
 """What the messages of these tests ask: content, which no log may hold."""
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test gives up waiting for something that should happen at once."""
 
 NOTHING: Mapping[str, str] = {}

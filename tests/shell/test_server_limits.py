@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
-from pathlib import Path
 from socketserver import TCPServer
 from typing import Any, Protocol
 
 import pytest
 from conftest import PATIENCE, Wire, eventually, running
+from faults import open_files
 from sites import MB, Answer, Site, echo, listening
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded, RequestTimeout, ShuttingDown
@@ -119,7 +119,7 @@ def test_a_flood_beyond_the_limit_is_answered_and_nothing_is_left(serve: Serve) 
         with ExitStack() as flood:
             wires = [connect_and_ask(site, flood) for _ in range(200)]
             assert {wire.read_response().status for wire in wires} == {529}
-        eventually(lambda: open_files() <= before)
+        eventually(lambda: not open_files() - before)
         waiting.go_on.set()
 
 
@@ -306,11 +306,6 @@ def test_who_keeps_the_least_speed_has_time_and_nobody_else(rate: int, is_enough
 # --- Faulty clients ---------------------------------------------------------------------------------------------------
 
 
-def open_files() -> int:
-    folder = Path("/proc/self/fd")
-    return len(list(folder.iterdir())) if folder.exists() else 0
-
-
 def half_close(wire: Wire) -> None:
     wire.socket.shutdown(socket.SHUT_WR)
     wire.read_to_end()
@@ -356,7 +351,7 @@ def test_a_fault_of_a_client_leaves_nothing_behind(serve: Serve, fault: str, sta
     begin, responding = STAGES[stage]
     answer = Waiting(stream=True)
     site = serve(answer, head_timeout=0.3, body_timeout=0.3, idle_timeout=0.3)
-    threads, files = threading.active_count(), open_files()
+    threads, files = set(threading.enumerate()), open_files()
     with ExitStack() as stack:
         wires = [connect_and_ask(site, stack, begin) for _ in range(5)]
         if responding:
@@ -368,8 +363,8 @@ def test_a_fault_of_a_client_leaves_nothing_behind(serve: Serve, fault: str, sta
         for wire in wires:
             FAULTS[fault](wire)
     eventually(lambda: len(site.server.connections) == 0)
-    eventually(lambda: threading.active_count() <= threads)
-    eventually(lambda: open_files() <= files)
+    eventually(lambda: not set(threading.enumerate()) - threads)
+    eventually(lambda: not open_files() - files)
     assert site.server.bodies.taken == 0
     assert site.is_well()
     assert not site.application.reports
