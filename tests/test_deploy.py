@@ -231,7 +231,7 @@ def test_caddy_holds_no_event_back(redcap: Redcap, start_proxy: StartProxy, tmp_
     with caddy_before(proxy, tmp_path) as port, Wire(port) as wire:
         wire.ask("POST", "/v1/messages", message_request({"stream": True}), {"x-api-key": TOKEN})
         assert wire.read_head().status == 200
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         (first,) = read_events(wire.read_chunk())
         assert first["type"] == "message_start"
         gate.open()

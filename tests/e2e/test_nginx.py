@@ -14,7 +14,19 @@ from typing import Any
 
 import pytest
 import trustme
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, ending, eventually, message_request, read_events
+from conftest import (
+    PATIENCE,
+    TOKEN,
+    Gate,
+    Proxy,
+    Redcap,
+    StartProxy,
+    Wire,
+    ending,
+    eventually,
+    message_request,
+    read_events,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -124,7 +136,7 @@ def test_events_arrive_one_by_one_while_the_model_thinks(redcap: Redcap, nginx: 
         ask(wire, "/v1/messages", message_request({"stream": True}))
         head = wire.read_head()
         assert (head.status, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         early = [event["type"] for _ in range(4) for event in read_events(wire.read_chunk())]
         assert early[0] == "message_start"
         assert set(early[1:]) <= {"ping", "content_block_start", "content_block_delta"}
@@ -165,7 +177,7 @@ def test_a_client_that_goes_away_is_noticed_through_nginx(redcap: Redcap, soon: 
     redcap.queue(gate)
     wire = nginx.connect()
     ask(wire, "/v1/messages", message_request({"stream": True}))
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(PATIENCE)
     wire.read_head()
     wire.close()
     soon.journal_line("error=ClientGone")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import pytest
+from conftest import PATIENCE
 
 from claude_proxy.shell import simulator as sim
 from claude_proxy.shell.simulator import (
@@ -485,7 +486,7 @@ def test_forms_as_other_clients_write_them() -> None:
 def connected(simulator: Simulator) -> Iterator[http.client.HTTPConnection]:
     with simulator:
         url = urllib.parse.urlsplit(simulator.url)
-        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=10)
+        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=PATIENCE)
         try:
             yield connection
         finally:
@@ -570,14 +571,14 @@ def test_requests_are_answered_in_parallel() -> None:
     barrier = threading.Barrier(8)
 
     def wait_for_all(_: ModelRequest) -> str:
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         return "hi"
 
     statuses: list[int] = []
 
     def client(simulator: Simulator) -> None:
         url = urllib.parse.urlsplit(simulator.url)
-        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=10)
+        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=PATIENCE)
         statuses.append(post(connection, *multipart(FIELDS))[0])
         connection.close()
 
