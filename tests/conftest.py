@@ -151,9 +151,9 @@ class Redcap(Simulator):
 
     def close(self) -> None:
         """Stop, and let nobody go on waiting at a gate."""
+        super().close()  # first, or what waits would still be answered
         for gate in self._gates:
             gate.open()
-        super().close()
 
     def let_answer(self, model: Model) -> None:
         """Let a model of the test's own answer, in place of the queue."""
