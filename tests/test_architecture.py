@@ -40,6 +40,7 @@ ORDER = (
         f"shell.{name}"
         for name in (
             "identity",
+            "wakeup",
             "floor",
             "waiter",
             "incoming",

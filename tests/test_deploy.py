@@ -19,6 +19,7 @@ from conftest import (
     Redcap,
     StartProxy,
     Wire,
+    ending,
     eventually,
     find_program,
     message_request,
@@ -217,14 +218,11 @@ def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
     environ = {"PATH": os.defpath, "HOME": str(folder)}
     with (
         (folder / "log").open("wb") as log,
-        subprocess.Popen(command, env=environ, stderr=log, stdout=log) as process,
+        ending(subprocess.Popen(command, env=environ, stderr=log, stdout=log), politely=True) as process,
     ):
-        try:
-            eventually(lambda: process.poll() is not None or _listens(port))
-            assert process.poll() is None, (folder / "log").read_text()
-            yield port
-        finally:
-            process.terminate()
+        eventually(lambda: process.poll() is not None or _listens(port))
+        assert process.poll() is None, (folder / "log").read_text()
+        yield port
 
 
 def _listens(port: int) -> bool:
@@ -243,7 +241,7 @@ def test_caddy_holds_no_event_back(redcap: Redcap, start_proxy: StartProxy, tmp_
     with caddy_before(proxy, tmp_path) as port, Wire(port) as wire:
         wire.ask("POST", "/v1/messages", message_request({"stream": True}), {"x-api-key": TOKEN})
         assert wire.read_head().status == 200
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         (first,) = read_events(wire.read_chunk())
         assert first["type"] == "message_start"
         gate.open()

@@ -18,6 +18,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from conftest import ending
 
 from claude_proxy import __version__
 
@@ -162,22 +163,18 @@ def answers(*command: object, cwd: Path) -> None:
 
 @contextlib.contextmanager
 def demo(command: Sequence[object], cwd: Path) -> Iterator[str]:
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [str(word) for word in command],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    ) as process:
-        try:
-            assert process.stdout
-            found = next(
-                found for line in process.stdout if (found := re.match("export ANTHROPIC_BASE_URL=(.*)", line))
-            )
-            yield found[1]
-        finally:
-            process.terminate()
+    )
+    with ending(process, politely=True):
+        assert process.stdout
+        found = next(found for line in process.stdout if (found := re.match("export ANTHROPIC_BASE_URL=(.*)", line)))
+        yield found[1]
 
 
 # --- every system -----------------------------------------------------------------------------------------------------

@@ -55,11 +55,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _reload_on_signal(reloader: Reloader) -> None:
-    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then it ends us, as ever."""
+    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then it ends us.
+
+    Who was started to ignore that, as by `nohup`, goes on.
+    """
     number = getattr(signal, "SIGHUP", None)  # Windows has none
-    if number is None or signal.getsignal(number) is signal.SIG_IGN:
+    if number is None:
         return
-    had_terminal = os.isatty(_STANDARD_ERROR)
+    had_terminal = os.isatty(_STANDARD_ERROR) and signal.getsignal(number) is not signal.SIG_IGN  # which `nohup` sets
 
     def take(signal_number: int, _frame: FrameType | None) -> None:
         if had_terminal and not os.isatty(_STANDARD_ERROR):

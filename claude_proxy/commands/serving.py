@@ -6,10 +6,8 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import NoReturn
 
 from claude_proxy.commands.terminal import OK
 from claude_proxy.settings import Settings
@@ -19,6 +17,7 @@ from claude_proxy.shell.exchange import Exchange
 from claude_proxy.shell.journal import Journal
 from claude_proxy.shell.server import ProxyServer
 from claude_proxy.shell.upstream import Upstream
+from claude_proxy.shell.wakeup import Wakeup
 
 # Claude Code's `auto` mode asks its server to judge each action, which no text-only model can do.
 START_CLAUDE = "claude --permission-mode default"
@@ -78,15 +77,33 @@ def _fit_to_open_files(configured: Settings, journal: Journal) -> Settings:
 def serve_until_stopped(server: ProxyServer, journal: Journal) -> int:
     """Serve until a signal comes; then let running requests end."""
     accepting = threading.Thread(target=server.serve_forever, name="accept", daemon=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        accepting.start()  # here too a signal may come, when a client is being served already
-        _wait_for_signal()
-    journal.notice("info", "stopping; a second signal ends at once", connections=len(server.connections))
-    if accepting.is_alive() and (cut := server.stop(server.settings.shutdown_grace)):
-        journal.notice("warning", "stopped", connections_cut=cut)
+    with Wakeup() as wakeup:
+        with contextlib.suppress(KeyboardInterrupt):
+            accepting.start()  # here too a signal may come, when a client is being served already
+            while True:
+                wakeup.wait()
+        journal.notice("info", "stopping; a second signal ends at once", connections=len(server.connections))
+        if accepting.is_alive() and (cut := _stop(server, wakeup)):
+            journal.notice("warning", "stopped", connections_cut=cut)
     return OK
 
 
-def _wait_for_signal() -> NoReturn:
-    while True:
-        time.sleep(3600)
+def _stop(server: ProxyServer, wakeup: Wakeup) -> int:
+    """Stop a server aside, for this thread must hear the second signal; returns how many connections had to be cut."""
+    cut: list[int] = []
+    over = threading.Event()
+
+    def stop() -> None:
+        try:
+            cut.append(server.stop(server.settings.shutdown_grace))
+        finally:
+            over.set()
+            wakeup.wake()
+
+    try:
+        threading.Thread(target=stop, name="stop", daemon=True).start()
+    except RuntimeError:  # the system gives us no further thread
+        stop()
+    while not over.is_set():
+        wakeup.wait()
+    return sum(cut)

@@ -43,6 +43,7 @@ from claude_proxy.core.models import Choice, choose_alias
 from claude_proxy.errors import CommandFailed
 from claude_proxy.settings import Secret, Settings
 from claude_proxy.shell.identity import prove
+from claude_proxy.shell.wakeup import Wakeup
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
 WINDOWS = sys.platform == "win32"
@@ -350,6 +351,7 @@ def run_claude(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 _OF_THE_TERMINAL = ("SIGINT", "SIGQUIT", "SIGBREAK")
 _FOR_US = ("SIGTERM", "SIGHUP")
+_OF_CLAUDE = "SIGCHLD"  # it has ended, or stopped: handled, if only by doing nothing, or it would wake nobody
 
 
 class _Signals:
@@ -361,10 +363,10 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for name in (*_OF_THE_TERMINAL, *_FOR_US):
+        for name in (*_OF_THE_TERMINAL, *_FOR_US, _OF_CLAUDE):
             number = getattr(signal, name, None)
             # What is ignored already (nohup) is left so, for claude inherits that; a handler it does not inherit.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            if number is not None and (name == _OF_CLAUDE or signal.getsignal(number) is not signal.SIG_IGN):
                 self._before[number] = signal.signal(number, self._pass_on if name in _FOR_US else self._ignore)
         return self
 
@@ -395,19 +397,29 @@ class _Signals:
 def _wait(process: subprocess.Popen[bytes]) -> int:
     if sys.platform == "win32":
         return process.wait()
+    with Wakeup() as wakeup:
+        while True:
+            status = _next_status(process, wakeup)
+            if not os.WIFSTOPPED(status):
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode
+            # The shell has stopped the two of us together if claude goes on by now: then there is nothing left to do.
+            _, since = os.waitpid(process.pid, os.WNOHANG | os.WCONTINUED)
+            if since == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os.kill(process.pid, signal.SIGCONT)
+            elif not os.WIFCONTINUED(since):
+                process.returncode = os.waitstatus_to_exitcode(since)
+                return process.returncode
+
+
+def _next_status(process: subprocess.Popen[bytes], wakeup: Wakeup) -> int:
+    """Wait until claude ends or stops; signals are passed on meanwhile."""
     while True:
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode
-        # The shell has stopped the two of us together if claude goes on by now: then there is nothing left to do.
-        _, since = os.waitpid(process.pid, os.WNOHANG | os.WCONTINUED)
-        if since == 0:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            os.kill(process.pid, signal.SIGCONT)
-        elif not os.WIFCONTINUED(since):
-            process.returncode = os.waitstatus_to_exitcode(since)
-            return process.returncode
+        changed, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
+        if changed:
+            return status
+        wakeup.wait()  # the next SIGCHLD ends it, or a signal that is for claude
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

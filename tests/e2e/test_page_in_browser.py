@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, find_program
+from conftest import PATIENCE, TOKEN, Gate, Proxy, Redcap, StartProxy, find_program
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from claude_proxy.shell.simulator import ModelReply
@@ -111,7 +111,7 @@ def test_it_is_accessible(redcap: Redcap, busy: Proxy, open_page: OpenPage, sche
     gate = Gate("Yes.")
     redcap.queue(gate)
     with busy.stream() as wire:
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         page = open_page(busy, color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
         is_live(page)
         found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
@@ -134,7 +134,7 @@ def test_nothing_is_wider_than_the_window(redcap: Redcap, busy: Proxy, open_page
     gate = Gate("Yes.")
     redcap.queue(gate)
     with busy.stream() as wire:
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         page = open_page(busy, viewport={"width": width, "height": 800})
         is_live(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -227,17 +227,18 @@ def test_what_settings_say_otherwise_is_outranked(settings_env: dict[str, str], 
 
 # --- Quoting ----------------------------------------------------------------------------------------------------------
 
+# The prefix is there because shells have variables of their own: `LINES` is a number in zsh.
 NASTY = {
-    "PLAIN": "http://127.0.0.1:8765",
-    "EMPTY": "",
-    "BLANKS": "  a  b ",
-    "QUOTES": "it's \"so\" 'called'",
-    "EXPANSIONS": "$HOME ${HOME} $(id) `id` !! ~ *",
-    "BACKSLASHES": "\\ \\\\ \\n \\' end\\",
-    "LINES": "one\ntwo\n\nthree\n",
-    "SEPARATORS": "; & | < > # ( ) { } [ ] % ^ =",
-    "TYPOGRAPHIC": "\u2018single\u2019 \u201a \u201b \u201cdouble\u201d",
-    "OTHER": "caf\u00e9 \u2192 \U0001f600",
+    "NASTY_PLAIN": "http://127.0.0.1:8765",
+    "NASTY_EMPTY": "",
+    "NASTY_BLANKS": "  a  b ",
+    "NASTY_QUOTES": "it's \"so\" 'called'",
+    "NASTY_EXPANSIONS": "$HOME ${HOME} $(id) `id` !! ~ *",
+    "NASTY_BACKSLASHES": "\\ \\\\ \\n \\' end\\",
+    "NASTY_LINES": "one\ntwo\n\nthree\n",
+    "NASTY_SEPARATORS": "; & | < > # ( ) { } [ ] % ^ =",
+    "NASTY_TYPOGRAPHIC": "\u2018single\u2019 \u201a \u201b \u201cdouble\u201d",
+    "NASTY_OTHER": "caf\u00e9 \u2192 \U0001f600",
 }
 SHELLS: list[tuple[Shell, list[str], str]] = [
     ("bash", ["bash", "--norc", "--noprofile", "-c"], 'eval "$(cat LINES)"; env -0'),
@@ -254,7 +255,7 @@ def test_a_shell_reads_back_what_was_quoted(shell: Shell, command: list[str], sc
     lines = export_lines(Changes(NASTY, ("GONE", "NEVER_THERE")), shell)
     (tmp_path / "LINES").write_text(lines, encoding="utf-8")
     path = os.environ.get("PATH", os.defpath)
-    environ = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8", "GONE": "x", "PLAIN": "before"}
+    environ = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8", "GONE": "x", "NASTY_PLAIN": "before"}
     done = subprocess.run(
         [program, *command[1:], script], cwd=tmp_path, env=environ, capture_output=True, timeout=PATIENCE, check=True
     )
