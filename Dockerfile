@@ -1,15 +1,18 @@
 # The proxy and nothing else: it needs only Python's standard library.
-FROM python:3.13-slim
+# The tag is renewed by a bot: .github/dependabot.yml.
+FROM python:3.13.14-slim-trixie
 
-RUN useradd --system --uid 10001 --no-create-home proxy
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin claude-proxy
 WORKDIR /app
 COPY claude_api_proxy.py ./
 COPY claude_proxy ./claude_proxy
 RUN python -m compileall -q claude_proxy
 
-USER proxy
-# Inside the container every address is listened on; docker-compose.yml publishes on the host's loopback only.
-ENV LISTEN_HOST=0.0.0.0 LISTEN_PORT=8765 PYTHONUNBUFFERED=1
+# By number, so that Kubernetes can see that this is not root.
+USER 10001:10001
+# Inside the container every address is listened on: where its port is published decides who can reach it, and
+# CLAUDE_PROXY_CONTAINER has the proxy say so, in place of a warning that speaks of other machines.
+ENV CLAUDE_PROXY_CONTAINER=1 LISTEN_HOST=0.0.0.0 LISTEN_PORT=8765 PYTHONUNBUFFERED=1
 EXPOSE 8765
 
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s --retries=3 CMD ["python", "-S", "-c", \

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws the charts of docs/performance.md from the tables that stand there.
 
-    python -m pip install -r bench/requirements.txt     once, in an environment of its own
+    python -m pip install --group bench     once, in an environment of its own
     python bench/charts.py                              `load.py` does this at its end
 
 So a chart cannot say anything else than the table beside it.

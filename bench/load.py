@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How fast the proxy is beside bare nginx and its peers, in one run on one machine; writes docs/performance.md.
 
-    python -m pip install -r bench/requirements.txt     once, in an environment of its own, for the charts
+    python -m pip install --group bench     once, in an environment of its own, for the charts
     python bench/load.py                   everything; an hour with the peers, on a machine that rests
     python bench/load.py --peers           installs claude-code-router and LiteLLM into `.venv-peers` first
     python bench/load.py --quick           short runs, which print the table and write no file
@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "scripts")]
 
 import debian
 import workload
@@ -119,7 +119,7 @@ def upstream(folder: Path) -> Iterator[int]:
         path.write_bytes(content)
     (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port))
     folder.chmod(0o755)
-    program = str(debian.find_nginx())
+    program = str(debian.find("nginx"))
     command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     if os.geteuid() == 0:
         command += ["-g", "user root;"]
@@ -398,10 +398,9 @@ Results = dict[tuple[str, Load], list[Mapping[str, float]]]
 
 def drive(address: str, body: bytes, load: Load, seconds: float, folder: Path) -> Mapping[str, float]:
     """Let wrk send a body again and again; its figures, latencies in milliseconds."""
-    wrk, env = debian.find_wrk()
     (folder / "body.json").write_bytes(body)
     command = [
-        str(wrk),
+        str(debian.find("wrk")),
         "-t1",
         f"-c{load.connections}",
         f"-d{max(1, round(seconds * (2 if load.connections > 16 else 1)))}s",
@@ -409,7 +408,7 @@ def drive(address: str, body: bytes, load: Load, seconds: float, folder: Path) -
         "60s",
     ]
     command += ["-s", str(Path(__file__).with_name("post.lua")), f"http://127.0.0.1:{address}"]
-    env = {"PATH": os.environ["PATH"], "BODY": str(folder / "body.json")} | env
+    env = {"PATH": os.environ["PATH"], "BODY": str(folder / "body.json")}
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     figures: Mapping[str, float] = json.loads(ended.stdout.splitlines()[-1])
     return figures
@@ -639,7 +638,7 @@ def _rate(found: Findings, name: str, load: Load) -> str:
 def _machine() -> str:
     names = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if "model name" in line]
     model = names[0] if names else platform.machine()
-    nginx = subprocess.run([str(debian.find_nginx()), "-v"], capture_output=True, text=True, check=True).stderr
+    nginx = subprocess.run([str(debian.find("nginx")), "-v"], capture_output=True, text=True, check=True).stderr
     node = shutil.which("node")
     node = subprocess.run([node, "-v"], capture_output=True, text=True, check=True).stdout if node else ""
     parts = [
@@ -728,4 +727,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except debian.Missing as missing:
+        sys.exit(str(missing))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many streams the proxy holds at once while a slow model thinks, and what memory that takes.
 
-    python -m pip install -r bench/requirements.txt     once, in an environment of its own
+    python -m pip install --group bench     once, in an environment of its own
     python bench/streams.py                             a thousand streams, a model that takes 20 s
     python bench/streams.py --streams 200 --delay 5 --size 100
 

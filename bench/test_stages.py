@@ -1,6 +1,6 @@
 """What each stage of a request costs in processor time.
 
-python -m pip install -r bench/requirements.txt     once, in an environment of its own
+python -m pip install --group bench     once, in an environment of its own
 python -m pytest -o addopts= --benchmark-columns=min,median,rounds bench/test_stages.py
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How good the token estimates are, and the weights that make them so.
 
-    python -m pip install -r bench/requirements.txt     once, in an environment of its own; npm must be there, too
+    python -m pip install --group bench     once, in an environment of its own; npm must be there, too
     python bench/tokens.py                              errors on text that the weights were never fitted to
     python bench/tokens.py --fit                        fits, and prints the tables of weights for core/tokens.py
     python bench/tokens.py --samples                    prints the table of tests/core/aliases/test_tokens.py

@@ -3,7 +3,7 @@
 
     python bench/tool_calls.py                          all groups, with every public reader that is installed
     python bench/tool_calls.py --reader claude-proxy --check --failures
-    python -m pip install -r bench/requirements.txt     installs the public readers
+    python -m pip install --group bench     installs the public readers
 
 A case is right if exactly the calls come out that its file names, wrong if others do, refused if none does. Where
 nothing may run, or where a call was cut off, only one number matters: how many ran all the same.

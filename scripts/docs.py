@@ -7,23 +7,23 @@ lead to copies. Needs Python 3.11 and nothing else; the generator is installed i
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import environments
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGED, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 VENV = ROOT / ".venv-docs"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-REQUIREMENTS = ROOT / "docs" / "requirements.txt"
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -134,14 +134,8 @@ def broken_references() -> Iterator[str]:
 
 
 def install() -> None:
-    """Bring `.venv-docs` to what docs/requirements.txt says."""
-    stamp = VENV / "installed-requirements.txt"
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return
-    venv.create(VENV, with_pip=True)
-    subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)], check=True)
-    stamp.write_text(wanted, encoding="utf-8")
+    """Bring `.venv-docs` to what pyproject.toml says."""
+    environments.install(VENV, "docs")
 
 
 def main() -> int:
@@ -151,7 +145,9 @@ def main() -> int:
         install()
         stage()
         shutil.rmtree(SITE, ignore_errors=True)
-        subprocess.run([str(PYTHON), "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT, check=True)
+        subprocess.run(
+            [str(environments.python_of(VENV)), "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT, check=True
+        )
         found = list(broken_references())
     print("\n".join(found) or f"wrote {SITE.relative_to(ROOT)}")
     return 1 if found else 0

@@ -14,17 +14,19 @@ import re
 import shutil
 import subprocess
 import sys
-import venv
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import environments
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv-newest"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+PYTHON = environments.python_of(VENV)
 TYPESCRIPT = ROOT / "tests" / "e2e" / "typescript"
 TYPESCRIPT_SDK = "@anthropic-ai/sdk"
 CLAUDE_CODE = "Claude Code"
@@ -74,11 +76,9 @@ def install() -> None:
     """Bring the virtual environment and the TypeScript client to the newest releases."""
     if not PYTHON.exists():
         print("Making .venv-newest; with the real Claude Code it takes some 800 MB …", flush=True)
-        venv.create(VENV, with_pip=True)
-    wanted = VENV / "requirements.txt"
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    wanted.write_text("\n".join(map(_unpinned, lines)), encoding="utf-8")
-    subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", "--upgrade", "-r", str(wanted)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    wanted = map(_unpinned, environments.requirements("test", "clients"))
+    subprocess.run([str(PYTHON), "-m", "pip", "install", "--quiet", "--upgrade", *wanted], check=True)
     npm = shutil.which("npm")
     folder = VENV / "typescript"
     folder.mkdir(exist_ok=True)
@@ -132,7 +132,7 @@ def table(tallies: dict[str, Tally]) -> Iterator[str]:
 
 def pinned_versions() -> dict[str, str]:
     """The releases that the checks run, as far as they are written down."""
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    lines = environments.requirements("test", "clients")
     found = {match[1]: match[2] for line in lines if (match := _PINNED.fullmatch(line))}
     usual = ROOT / ".venv" / PYTHON.relative_to(VENV)
     code = {CLAUDE_CODE: claude_code_version(usual)} if usual.exists() else {}

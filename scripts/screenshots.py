@@ -2,7 +2,7 @@
 """Write the pictures of the status page in docs/images: light, dark, and as wide as a phone.
 
 What they show is a demo: a pretend REDCap whose models take their time and sometimes fail, and an hour of requests that
-takes half a minute, for the journal's clock runs fast. Needs Chromium, and Playwright from tests/requirements.txt.
+takes half a minute, for the journal's clock runs fast. Needs Chromium, and Playwright from the clients.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
+sys.path[:0] = [str(ROOT)]
 
-from browser import find_chromium
+import debian
 from playwright.sync_api import sync_playwright
 
 from claude_proxy.demo.simulator import ModelFailure, ModelReply, ModelRequest, Simulator
@@ -112,7 +112,10 @@ def take_pictures(url: str) -> None:
     """Open the page in each form, and save what it looks like."""
     folder = ROOT / "docs" / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=find_chromium()) as browser:
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=debian.find("chromium")) as browser,
+    ):
         for name, form in PICTURES.items():
             with browser.new_context(**form) as context:
                 page = context.new_page()

@@ -2,7 +2,7 @@
 """Write docs/images/session.svg: a session of the real Claude Code in a terminal, through the proxy and the demo.
 
 A shell runs in a pseudo-terminal, the words are typed as a person would, and what the terminal then shows is drawn.
-Needs `pyte` from docs/requirements.txt, and Claude Code from tests/requirements.txt; not for Windows.
+Needs `pyte` and the real clients (`pip install --group docs --group clients`); not for Windows.
 """
 
 from __future__ import annotations

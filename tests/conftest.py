@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import select
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeAlias
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
+import debian
 import pytest
 import trustme
+from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 
 from claude_proxy.demo.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
 from claude_proxy.settings.table import Settings
@@ -32,6 +38,8 @@ from claude_proxy.shell.proxy.exchange import Exchange
 from claude_proxy.shell.server.handler import ProxyServer
 from claude_proxy.shell.upstream.client import Upstream
 
+__all__ = ["pytest_addoption", "pytest_make_collect_report", "pytest_runtest_makereport"]
+
 TOKEN = "0123456789ABCDEF0123456789ABCDEF"
 COLLEAGUES_TOKEN = "FEDCBA9876543210FEDCBA9876543210"
 TOKENS = (TOKEN, COLLEAGUES_TOKEN)
@@ -40,7 +48,7 @@ TOKENS = (TOKEN, COLLEAGUES_TOKEN)
 PROMPT = "Is the patient in bed 7 better?"
 """What the messages of these tests ask: content, which no log may hold."""
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a test gives up waiting for something that should happen at once."""
 
 NOTHING: Mapping[str, str] = {}
@@ -52,6 +60,86 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "this never came about"
         time.sleep(0.005)
+
+
+def find_program(name: str) -> Path:
+    """A program that is installed, or Debian's, unpacked by scripts/debian.py; without either the test is skipped."""
+    try:
+        return debian.find(name)
+    except debian.Missing as reason:
+        pytest.skip(str(reason))
+
+
+# --- The limit of each test -------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make each worker, with what its tests start, a group of processes."""
+    if hasattr(config, "workerinput") and hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready(node: Any) -> None:
+    """Learn a worker's number while it can still say it."""
+    node.gateway._rinfo()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Let nothing outlive a worker that was ended because of a test beyond its limit."""
+    if error and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(node.gateway._rinfo().pid, signal.SIGKILL)
+
+
+# --- Threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_thread_goes_on() -> Iterator[None]:
+    """Wait for all threads that a test and its fixtures have started: they must not meddle with the next test."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < deadline, f"these threads go on when the test is over: {left}"
+        time.sleep(0.001)
+
+
+# --- Processes and their signals --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_at_a_terminal() -> Iterator[None]:
+    """Let what the tests start be interrupted, even where they themselves were started in the background or by `nohup`.
+
+    That a signal is ignored is inherited; that it is handled is not. So the tests go on ignoring it, by a handler.
+    """
+    signals = (getattr(signal, name, None) for name in ("SIGINT", "SIGQUIT", "SIGHUP"))
+    ignored = [number for number in signals if number and signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+_Text = TypeVar("_Text", str, bytes)
+
+
+@contextmanager
+def ending(process: subprocess.Popen[_Text], *, politely: bool = False) -> Iterator[subprocess.Popen[_Text]]:
+    """A process that does not outlive a block, however the block ends; `Popen` alone would wait for it for ever."""
+    with process:
+        try:
+            yield process
+        finally:
+            if politely:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
+            process.kill()
 
 
 # --- The pretend REDCap -----------------------------------------------------------------------------------------------
@@ -67,11 +155,19 @@ class Redcap(Simulator):
         self.asked: list[ModelRequest] = []
         self.unexpected: list[ModelRequest] = []
         self._answers: deque[Answer] = deque()
+        self._gates: list[Gate] = []
         self._own_model: Model | None = None
 
     def queue(self, *answers: Answer) -> None:
         """Let the model say these next. A function is called with the request, and may take its time or fail."""
         self._answers.extend(answers)
+        self._gates += [answer for answer in answers if isinstance(answer, Gate)]
+
+    def close(self) -> None:
+        """Stop, and let nobody go on waiting at a gate."""
+        super().close()  # first, or what waits would still be answered
+        for gate in self._gates:
+            gate.open()
 
     def let_answer(self, model: Model) -> None:
         """Let a model of the test's own answer, in place of the queue."""
@@ -124,9 +220,9 @@ class Gate:
 @pytest.fixture
 def redcap() -> Iterator[Redcap]:
     redcap = Redcap()
-    redcap.start()
+    redcap.start(look=0.005)
     yield redcap
-    threading.Thread(target=redcap.close, daemon=True).start()  # takes a while, and nobody need wait for it
+    redcap.close()
     assert not redcap.unexpected, "the model was asked more often than the test has queued replies"
     assert not redcap.left_over, "the model was asked less often than the test has queued replies"
 
@@ -381,9 +477,8 @@ def running_proxy(settings: Settings) -> Iterator[Proxy]:
     out = io.StringIO()
     exchange = Exchange(settings, Upstream(settings))
     app = App(exchange, Journal(settings.log_level, settings.log_format, out))
-    with running(ProxyServer(settings, app)) as server:
+    with closing(exchange), running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
-    exchange.close()
 
 
 @contextmanager
@@ -391,8 +486,10 @@ def running(server: ProxyServer) -> Iterator[ProxyServer]:
     """Let a server serve in a thread for the length of a `with` block."""
     with server:
         threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:
+            server.stop(0)
 
 
 def message_request(changes: Mapping[str, Any] = NOTHING) -> bytes:

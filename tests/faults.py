@@ -6,13 +6,13 @@ connection. `nothing_left_over` tells whether what was tested has kept a thread 
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 import trustme
@@ -264,9 +264,14 @@ def certified(authority: trustme.CA, *names: str) -> ssl.SSLContext:
 # --- what may be left over --------------------------------------------------------------------------------------------
 
 
-def open_files() -> int:
-    """How many file descriptors this process has, sockets included."""
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a Path for each would be made for nothing
+def open_files() -> set[tuple[str, str]]:
+    """What this process has open, sockets included: each descriptor, and what it leads to."""
+    folder = Path("/proc/self/fd")
+    found: set[tuple[str, str]] = set()
+    for file in folder.iterdir() if folder.exists() else ():
+        with suppress(OSError):  # it is closed by now, as that of this very listing
+            found.add((file.name, str(file.readlink())))
+    return found
 
 
 @contextmanager
@@ -275,7 +280,7 @@ def nothing_left_over() -> Iterator[None]:
     threads, files = set(threading.enumerate()), open_files()
     yield
     eventually(lambda: not set(threading.enumerate()) - threads)
-    eventually(lambda: open_files() <= files)
+    eventually(lambda: not open_files() - files)
 
 
 # --- the proxy's side -------------------------------------------------------------------------------------------------

@@ -14,16 +14,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, eventually, fold, read_events
+from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, ending, eventually, fold, read_events
 
 from claude_proxy import __version__
 from claude_proxy.cli import split_arguments
@@ -58,9 +57,10 @@ class Starter:
         self.folder = folder
 
     def environment(self, changes: Mapping[str, str]) -> dict[str, str]:
-        home = str(self.folder / "home")  # not the checkout, where a developer may have settings
+        home = str(self.folder / "home")  # neither the checkout nor the user's, where a developer may have settings
         return {
-            "PATH": os.defpath,
+            "PATH": "/nowhere",  # a developer's `claude` may stand in any folder where programs are
+            "HOME": home,
             "LISTEN_PORT": "0",
             "PYTHONDONTWRITEBYTECODE": "1",
             "CLAUDE_PROXY_HOME": home,
@@ -146,9 +146,27 @@ def stopped(process: subprocess.Popen[str], stop: signal.Signals = signal.SIGTER
     return written
 
 
+# Signals go to a thread that does nothing, so that no call in which the main thread waits is interrupted: what a signal
+# does that comes in the moment before such a call.
+UNSEEN = """
+import signal, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD])
+from claude_proxy.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def unseen_signals(checkout: Path) -> Sequence[str]:
+    """A command that sees of its signals only what it looks for."""
+    return (sys.executable, "-S", "-c", UNSEEN, str(checkout))
+
+
 # --- serve ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_takes_effect_and_a_bad_one_is_refused(redcap: Redcap, starter: Starter) -> None:
     path = starter.folder / "claude-proxy.toml"
     path.write_text(f'redcap_api_url = "{redcap.url}"\n[models]\nmine = "o1"\n')
@@ -170,21 +188,114 @@ def test_a_changed_configuration_takes_effect_and_a_bad_one_is_refused(redcap: R
     assert [request.fields["model"] for request in redcap.requests] == ["o1", "o3", "o3"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there are no such terminals")
+# Makes the terminal that is its standard input the one that Ctrl-C and hanging up act upon, and becomes the command.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+class Terminal:
+    """A terminal of the test's own, with a command at work in it."""
+
+    def __init__(self, starter: Starter, *arguments: str, command: Sequence[str] = ()) -> None:
+        if os.name != "posix":
+            pytest.skip("there are no such terminals")
+        self._seen = bytearray()
+        self._file: int | None
+        self._file, its = os.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", "-c", TAKE_TERMINAL, *(command or starter.command), *arguments],
+            cwd=starter.folder,
+            env=starter.environment({"TERM": "xterm"}),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+        )
+        os.close(its)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hang_up()
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def shown(self) -> str:
+        return self._seen.decode(errors="replace")
+
+    def read_until(self, words: str) -> None:
+        """Read until the words are shown."""
+        while words not in self.shown:
+            assert self._read(), f"the command ended without showing {words!r}: {self.shown}"
+
+    def _read(self) -> bool:
+        """Read what is shown next; False at the end."""
+        if self._file is None:
+            return False
+        assert select.select([self._file], [], [], PATIENCE)[0], self.shown
+        try:
+            data = os.read(self._file, 4096)
+        except OSError:  # as Linux says the end
+            data = b""
+        self._seen += data
+        return bool(data)
+
+    def type(self, text: str) -> None:
+        assert self._file is not None
+        os.write(self._file, text.encode())
+
+    def hang_up(self) -> None:
+        """Let there be no terminal any more."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+
+    def end(self) -> int:
+        """Wait for the command's end; its exit code."""
+        while self._read():
+            pass
+        return self.process.wait(PATIENCE)
+
+
 def test_a_proxy_ends_with_its_terminal(starter: Starter) -> None:
-    ours, its = os.openpty()
-    env = starter.environment({"REDCAP_API_URL": "https://h/api/"})
-    with subprocess.Popen([*starter.command], cwd=starter.folder, env=env, stderr=its) as process:
-        with open(ours, "rb", buffering=0) as terminal:  # noqa: PTH123 - a descriptor, not a path
-            seen = b""
-            while b"claude --permission-mode" not in seen:
-                seen += terminal.read(1024)
-            process.send_signal(signal.SIGHUP)
-            while b"settings read again" not in seen:
-                seen += terminal.read(1024)
-        process.send_signal(signal.SIGHUP)
-        assert process.wait(PATIENCE) == -signal.SIGHUP
-    os.close(its)
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://h/api/")
+    with Terminal(starter) as terminal:
+        terminal.read_until("claude --permission-mode")
+        terminal.process.send_signal(signal.SIGHUP)
+        terminal.read_until("settings read again")
+        terminal.hang_up()
+        assert terminal.end() == -signal.SIGHUP
+
+
+def test_nohup_lets_a_proxy_outlive_its_terminal(starter: Starter) -> None:
+    nohup, out = shutil.which("nohup"), starter.folder / "nohup.out"
+    if nohup is None:
+        pytest.skip("no nohup here")
+    (starter.folder / ".env").write_text("REDCAP_API_URL=https://h/api/")
+    with Terminal(starter, command=(nohup, *starter.command)) as terminal:
+        eventually(lambda: out.exists() and "claude --permission-mode" in out.read_text())
+        terminal.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "settings read again" in out.read_text())
+        terminal.hang_up()  # which sends SIGHUP, too
+        url = re.search(r"listens on (\S+)", out.read_text())
+        assert url
+        assert ask(url[1], "/health")["status"] == "ok"
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == OK
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such way to ignore a signal")
+def test_a_proxy_in_the_background_of_a_script_ends_by_sigterm_alone(redcap: Redcap, starter: Starter) -> None:
+    command = ("/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *starter.command)
+    with starter.running(env={"REDCAP_API_URL": redcap.url}, command=command) as process:
+        url = read_until(process.stderr, r"listens on (\S+)")[1]
+        process.send_signal(signal.SIGINT)
+        assert ask(url, "/health")["status"] == "ok"
+        stopped(process)
+    assert process.returncode == OK
 
 
 def test_the_command_line_goes_before_the_environment(starter: Starter) -> None:
@@ -194,15 +305,6 @@ def test_the_command_line_goes_before_the_environment(starter: Starter) -> None:
     assert "none.toml cannot be read" in starter.refuse(env=env)
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let what is started be interrupted, even where the tests themselves were started to ignore that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_starts_serves_and_stops(redcap: Redcap, starter: Starter, stop: signal.Signals) -> None:
     redcap.queue("Much better.")
@@ -267,8 +369,9 @@ def test_when_the_grace_is_over_the_others_are_told_to_try_again(redcap: Redcap,
         url = read_until(process.stderr, r"listens on (\S+) ")[1]
         with begin(url, stream=True) as streaming, begin(url, stream=False) as waiting:
             assert all(gate.reached.wait(PATIENCE) for gate in gates)
+            begun = streaming.recv(65536).decode()
             process.send_signal(signal.SIGTERM)
-            stream, answer = read_all(streaming), read_all(waiting)
+            stream, answer = begun + read_all(streaming), read_all(waiting)
         assert process.wait() == OK
         errors = process.stderr.read() if process.stderr else ""
     assert stream.startswith("HTTP/1.1 200 ")
@@ -284,10 +387,12 @@ def test_when_the_grace_is_over_the_others_are_told_to_try_again(redcap: Redcap,
         gate.open()
 
 
-def test_a_second_signal_ends_at_once(redcap: Redcap, starter: Starter) -> None:
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_second_signal_ends_at_once(redcap: Redcap, starter: Starter, checkout: Path, *, unseen: bool) -> None:
     gate = Gate("Too late.")
     redcap.queue(gate)
-    with starter.running(env={"REDCAP_API_URL": redcap.url, "SHUTDOWN_GRACE": "3600"}) as process:
+    env = {"REDCAP_API_URL": redcap.url, "SHUTDOWN_GRACE": "3600"}
+    with starter.running(env=env, command=unseen_signals(checkout) if unseen else ()) as process:
         url = read_until(process.stderr, r"listens on (\S+) ")[1]
         with begin(url, stream=False) as connection:
             assert gate.reached.wait(PATIENCE)
@@ -320,8 +425,27 @@ def test_listening_on_loopback_is_not(redcap: Redcap, starter: Starter, host: st
         assert ask(first.split()[4], "/health")["status"] == "ok"
 
 
+def test_in_a_container_the_published_port_decides_who_reaches_it(redcap: Redcap, starter: Starter) -> None:
+    env = {"REDCAP_API_URL": redcap.url, "LISTEN_HOST": "0.0.0.0", "CLAUDE_PROXY_CONTAINER": "1"}
+    with starter.running(env=env) as process:
+        line = read_until(process.stderr, "WARNING LISTEN_HOST=.*")[0]
+        _, errors = stopped(process)
+    assert "is an address of this container: where its port is published decides who can reach this proxy" in line
+    assert "other machines" not in line + errors
+    assert "LISTEN_HOST=127.0.0.1" not in line + errors, "which would close the container"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_container_that_cannot_be_reached_says_so(redcap: Redcap, starter: Starter, host: str) -> None:
+    env = {"REDCAP_API_URL": redcap.url, "LISTEN_HOST": host, "CLAUDE_PROXY_CONTAINER": "1"}
+    with starter.running(env=env) as process:
+        line = read_until(process.stderr, f"WARNING LISTEN_HOST={host} .*")[0]
+        stopped(process)
+    assert "no published port leads there: set LISTEN_HOST=0.0.0.0" in line
+
+
 def test_fewer_open_files_than_connections_need_are_warned_of(redcap: Redcap, starter: Starter) -> None:
-    command = ("sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *starter.command)
+    command = ("/bin/sh", "-c", 'ulimit -n 100 && exec "$@"', "sh", *starter.command)
     with starter.running(env={"REDCAP_API_URL": redcap.url}, command=command) as process:
         read_until(
             process.stderr, r"WARNING MAX_CONNECTIONS=2000 needs more open files .*: 18 connections will be taken"
@@ -451,10 +575,7 @@ def test_demo_takes_a_port(starter: Starter) -> None:
 @pytest.mark.parametrize("port", ["99999", "-1"])
 def test_demo_refuses_a_port_that_is_none(starter: Starter, port: str) -> None:
     with starter.running("demo", "--port", port) as process:
-        killer = threading.Timer(2, process.kill)
-        killer.start()
         _, errors = process.communicate()
-        killer.cancel()
     assert process.returncode == MISUSED
     assert "65535" in errors
 
@@ -584,6 +705,7 @@ def installed(*versions: str) -> list[Path]:
     return [path for path in found if not subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode]
 
 
+@pytest.mark.slow
 def test_real_older_pythons_get_one_sentence(checkout: Path) -> None:
     older = installed("2.7", "3.6", "3.7", "3.8", "3.9", "3.10")
     if not older:
@@ -595,6 +717,7 @@ def test_real_older_pythons_get_one_sentence(checkout: Path) -> None:
         assert re.fullmatch(sentence, done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_newer_pythons_serve(checkout: Path, folder: Path) -> None:
     newer = installed("3.12", "3.13", "3.14")
     if not newer:
@@ -665,7 +788,7 @@ class FakeClaude:
 
     def environment(self, redcap: Redcap, code: str, **others: str) -> dict[str, str]:
         return {
-            "PATH": f"{self.path.parent}{os.pathsep}{os.defpath}",
+            "PATH": str(self.path.parent),
             "HOME": str(self.home),
             "PYTHONIOENCODING": "utf-8",
             "REDCAP_API_URL": redcap.url,
@@ -696,7 +819,7 @@ try:
     with urllib.request.urlopen(urllib.request.Request(url + "/v1/messages", body.encode(), headers)) as response:
         report({"url": url, "text": json.load(response)["content"][0]["text"]})
 except urllib.error.HTTPError as error:
-    report({"url": url, "status": error.code})
+    with error: report({"url": url, "status": error.code})
 """
 LINE = "claude-proxy: claude-opus-5-5 → claude via 127.0.0.1\n"
 
@@ -706,6 +829,7 @@ def is_open(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
 
 
+@pytest.mark.slow
 def test_run_hands_everything_over(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     arguments = ["-p", "two words", "", "--log", "é*", "--", "-x"]
     env = claude.environment(redcap, f"{TELL_ALL}; print('out'); print('err', file=sys.stderr); sys.exit(7)")
@@ -728,6 +852,7 @@ def test_run_hands_everything_over(redcap: Redcap, starter: Starter, claude: Fak
     assert "ANTHROPIC_API_KEY" not in claude.said["env"]
 
 
+@pytest.mark.slow
 def test_run_brings_a_proxy_that_ends_with_it(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Much better.")
     with socket.create_server(("127.0.0.1", 0)) as stranger:  # whoever listens where a proxy could is not trusted
@@ -744,6 +869,7 @@ def test_run_brings_a_proxy_that_ends_with_it(redcap: Redcap, starter: Starter, 
     assert TOKEN.encode() not in received
 
 
+@pytest.mark.slow
 def test_run_uses_a_proxy_that_runs_and_shows_that_it_is_ours(
     redcap: Redcap, starter: Starter, claude: FakeClaude
 ) -> None:
@@ -761,6 +887,7 @@ def test_run_uses_a_proxy_that_runs_and_shows_that_it_is_ours(
         stopped(process)
 
 
+@pytest.mark.slow
 def test_run_keeps_the_terminal_clean_and_tells_of_failures_afterwards(
     redcap: Redcap, starter: Starter, claude: FakeClaude
 ) -> None:
@@ -776,6 +903,7 @@ def test_run_keeps_the_terminal_clean_and_tells_of_failures_afterwards(
     assert 'route="POST /v1/messages"' in line
 
 
+@pytest.mark.slow
 def test_run_can_write_a_log(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Yes.")
     done = starter.run("run", "--log", "proxy.log", "-p", env=claude.environment(redcap, ASK))
@@ -786,6 +914,7 @@ def test_run_can_write_a_log(redcap: Redcap, starter: Starter, claude: FakeClaud
     assert "nowhere/x" in starter.refuse("run", "--log", "nowhere/x", env=claude.environment(redcap, ""))
 
 
+@pytest.mark.slow
 def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Yes.")
     env = claude.environment(redcap, ASK, REDCAP_API_TOKEN="")
@@ -794,6 +923,7 @@ def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: 
     assert claude.said["text"] == "Yes."
 
 
+@pytest.mark.slow
 def test_run_without_claude(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     env = claude.environment(redcap, "")
     assert "https://claude.ai/install.sh" in starter.refuse("run", env={**env, "PATH": "/nowhere"}, code=127)
@@ -805,6 +935,7 @@ def test_run_without_claude(redcap: Redcap, starter: Starter, claude: FakeClaude
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_run_help_is_ours_and_claudes(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     told = starter.run("run", "--help")
     assert told.returncode == OK
@@ -814,6 +945,7 @@ def test_run_help_is_ours_and_claudes(redcap: Redcap, starter: Starter, claude: 
     assert starter.run("run", "--log").returncode == MISUSED
 
 
+@pytest.mark.slow
 def test_run_chooses_a_permission_mode_and_says_so(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     done = starter.run("run", "--model", "x", env=claude.environment(redcap, TELL_ALL, PYTHONIOENCODING="cp437"))
     assert claude.said["arguments"] == ["--permission-mode", "default", "--model", "x"]
@@ -822,6 +954,7 @@ def test_run_chooses_a_permission_mode_and_says_so(redcap: Redcap, starter: Star
     assert line == "claude-proxy: x -> x (no rule maps this name) via 127.0.0.1"
 
 
+@pytest.mark.slow
 def test_run_is_not_led_elsewhere_by_claudes_settings(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     (claude.home / ".claude").mkdir()
     file = claude.home / ".claude" / "settings.json"
@@ -834,6 +967,7 @@ def test_run_is_not_led_elsewhere_by_claudes_settings(redcap: Redcap, starter: S
     assert "ANTHROPIC_AUTH_TOKEN" in starter.refuse("run", "-p", env=claude.environment(redcap, TELL_ALL))
 
 
+@pytest.mark.slow
 def test_run_is_not_led_elsewhere_by_the_folder_it_is_started_in(
     redcap: Redcap, starter: Starter, claude: FakeClaude
 ) -> None:
@@ -851,8 +985,12 @@ def test_run_is_not_led_elsewhere_by_the_folder_it_is_started_in(
 
 
 WAIT = "report('ready'); time.sleep(60)"
+# For who starts it may have blocked some signals, as `UNSEEN` does.
+HEAR_ALL = "signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("unseen", [False, True])
 @pytest.mark.parametrize(
     ("code", "exit_code"),
     [
@@ -862,37 +1000,39 @@ WAIT = "report('ready'); time.sleep(60)"
     ],
 )
 def test_run_passes_a_request_to_end_on(
-    redcap: Redcap, starter: Starter, claude: FakeClaude, code: str, exit_code: int
+    redcap: Redcap, starter: Starter, checkout: Path, claude: FakeClaude, code: str, exit_code: int, *, unseen: bool
 ) -> None:
-    with starter.running("run", "-p", env=claude.environment(redcap, code)) as process:
+    env = claude.environment(redcap, f"{HEAR_ALL}; {code}")
+    with starter.running("run", "-p", env=env, command=unseen_signals(checkout) if unseen else ()) as process:
         assert claude.said == "ready"
         _, errors = stopped(process)
     assert (process.returncode, errors) == (exit_code, LINE)
 
 
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_claudes_own(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     code = """
 times = []
 def count(*_):
     times.append(1)
+    report(len(times))
     if len(times) == 3: sys.exit(4)
 signal.signal(signal.SIGINT, count)
 report('ready')
 while True: time.sleep(0.01)
 """
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [*starter.command, "run", "-p"],
         cwd=starter.folder,
         env=starter.environment(claude.environment(redcap, code)),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
+    )
+    with ending(process):
         assert claude.said == "ready"
-        while process.poll() is None:  # as the terminal does: both get it
-            os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.2)
+        for times in (1, 2, 3):
+            os.killpg(process.pid, signal.SIGINT)  # as the terminal does: both get it
+            eventually(lambda times=times: claude.said == times)  # type: ignore[misc]
         assert process.stderr
         assert process.stderr.read() == LINE
     assert process.returncode == 4
@@ -917,10 +1057,16 @@ OURS = {**URL, "REDCAP_API_TOKEN": TOKEN, "LISTEN_PORT": "8765"}
 
 
 def test_env_is_for_eval(starter: Starter) -> None:
-    script = f'eval "$({shlex.join([*starter.command, "env"])})" && env -0'
+    script = f'eval "$({shlex.join([*starter.command, "env"])})" && /usr/bin/env -0'
     env = starter.environment({**OURS, "ANTHROPIC_API_KEY": "sk", "NO_PROXY": "a.org"})
     done = subprocess.run(
-        ["sh", "-c", script], cwd=starter.folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=True
+        ["/bin/sh", "-c", script],
+        cwd=starter.folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
     )
     seen = dict(entry.partition("=")[::2] for entry in done.stdout.split("\0"))
     assert seen["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:8765"
@@ -1021,6 +1167,7 @@ def obey(request: ModelRequest) -> str:
     )
 
 
+@pytest.mark.slow
 def test_doctor_finds_all_well(redcap: Redcap, starter: Starter) -> None:
     redcap.let_answer(obey)
     env = {"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": TOKEN, "HOME": str(starter.folder)}
@@ -1036,6 +1183,7 @@ def test_doctor_finds_all_well(redcap: Redcap, starter: Starter) -> None:
     assert {"check": "token", "status": "ok", "message": "REDCap takes it"} in told["checks"]
 
 
+@pytest.mark.slow
 def test_doctor_finds_what_is_wrong(redcap: Redcap, starter: Starter) -> None:
     done = starter.run("doctor", env={"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": "0" * 32})
     assert done.returncode == FAILED
@@ -1059,6 +1207,7 @@ def test_models_shows_the_table_and_explains_a_name(starter: Starter) -> None:
     assert "REDCAP_API_URL is not set" in starter.refuse("models")
 
 
+@pytest.mark.slow
 def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     def init(token: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -1082,55 +1231,31 @@ def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     assert (starter.folder / "home" / ".env").read_text() == f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN={TOKEN}\n"
 
 
-class Terminal:
-    """A terminal of the test's own, with a command at work in it."""
-
-    def __init__(self, starter: Starter, *arguments: str) -> None:
-        pty = pytest.importorskip("pty")
-        self.shown = ""
-        self.process, self._file = pty.fork()
-        if self.process == 0:
-            os.chdir(starter.folder)
-            os.execve(starter.command[0], [*starter.command, *arguments], starter.environment({"TERM": "xterm"}))
-
-    def read_until(self, words: str) -> None:
-        """Read until the words are shown, or the end."""
-        with suppress(OSError):  # as Linux says the end
-            while words not in self.shown:
-                assert select.select([self._file], [], [], PATIENCE)[0], self.shown
-                self.shown += os.read(self._file, 4096).decode()
-
-    def type(self, text: str) -> None:
-        os.write(self._file, text.encode())
-
-    def end(self) -> int:
-        self.read_until("\0")
-        os.close(self._file)
-        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
-
-
+@pytest.mark.slow
 def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
-    terminal = Terminal(starter, "init")
-    terminal.read_until("API address")
-    terminal.type(f"{redcap.url}\n")
-    terminal.read_until("API token (not shown): ")
-    terminal.type(f"{TOKEN}\n")
-    assert terminal.end() == OK
+    with Terminal(starter, "init") as terminal:
+        terminal.read_until("API address")
+        terminal.type(f"{redcap.url}\n")
+        terminal.read_until("API token (not shown): ")
+        terminal.type(f"{TOKEN}\n")
+        assert terminal.end() == OK
     assert "\x1b[32mok     \x1b[0m  token" in terminal.shown
     assert TOKEN not in terminal.shown
     assert (starter.folder / "home" / ".env").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("at_the_token", [False, True])
-def test_ctrl_c_at_init_leaves_everything(starter: Starter, *, at_the_token: bool) -> None:
-    terminal = Terminal(starter, "init")
-    terminal.read_until("API address")
-    if at_the_token:
-        terminal.type("http://127.0.0.1:9/api/\n")
-        terminal.read_until("API token (not shown): ")
-    terminal.type("\x03")
-    assert terminal.end() == 128 + signal.SIGINT
+@pytest.mark.parametrize("unseen", [False, True])
+def test_ctrl_c_at_init_leaves_everything(
+    starter: Starter, checkout: Path, *, at_the_token: bool, unseen: bool
+) -> None:
+    with Terminal(starter, "init", command=unseen_signals(checkout) if unseen else ()) as terminal:
+        terminal.read_until("such as https://redcap.example.edu/api/: ")
+        if at_the_token:
+            terminal.type("http://127.0.0.1:9/api/\n")
+            terminal.read_until("API token (not shown): ")
+        terminal.type("\x03")
+        assert terminal.end() == 128 + signal.SIGINT
     assert "Nothing was written." in terminal.shown
     assert "Traceback" not in terminal.shown
     assert list(starter.folder.iterdir()) == []

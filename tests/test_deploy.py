@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,8 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
-from test_nginx import AROUND, find_nginx
+from conftest import (
+    TOKEN,
+    Gate,
+    Proxy,
+    Redcap,
+    StartProxy,
+    Wire,
+    ending,
+    eventually,
+    find_program,
+    message_request,
+    read_events,
+)
+from test_nginx import AROUND
 
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server.handler import USUAL_LIMITS
@@ -38,13 +49,6 @@ def run(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.Comple
     )
 
 
-def find(program: str, *folders: str) -> str:
-    found = shutil.which(program, path=":".join([os.environ.get("PATH", os.defpath), *folders]))
-    if not found:
-        pytest.skip(f"there is no {program} here")
-    return found
-
-
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
@@ -57,12 +61,12 @@ def unit(tmp_path: Path) -> Path:
 
 
 def test_systemd_takes_the_unit(unit: Path) -> None:
-    done = run(find("systemd-analyze"), "verify", unit)
+    done = run(find_program("systemd-analyze"), "verify", unit)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_systemd_calls_the_unit_safe(unit: Path) -> None:
-    done = run(find("systemd-analyze"), "security", "--offline=yes", "--threshold=15", unit)
+    done = run(find_program("systemd-analyze"), "security", "--offline=yes", "--threshold=15", unit)
     assert done.returncode == 0, done.stdout[-300:]
 
 
@@ -97,12 +101,14 @@ def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_files_are_as_their_schema_says(path: Path) -> None:
     done = run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.e2e
 def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
     program = Path(sys.executable).parent / "kubernetes-validate"
     done = run(program, "--strict", DEPLOY / "kubernetes.yaml")
@@ -113,6 +119,7 @@ def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
 
 FORGE = ROOT / ".github"
 FORGE_FILES = [
+    ("vendor.dependabot", "dependabot.yml"),
     ("vendor.github-workflows", "workflows/check.yml"),
     ("custom.github-workflows-require-timeout", "workflows/check.yml"),
     ("vendor.github-issue-forms", "ISSUE_TEMPLATE/bug_report.yml"),
@@ -144,6 +151,27 @@ def test_the_forge_runs_what_ci_runs_on_every_python_that_is_claimed() -> None:
     assert permissions.split() == ["contents:", "read"]
 
 
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_names_the_images_own_user() -> None:
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    manifest = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"runAs(?:User|Group): (\d+)", manifest) == list(user)
+
+
+def test_images_of_others_are_pinned_and_a_bot_renews_them() -> None:
+    named = re.findall(r"^FROM (\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    for path in COMPOSE:
+        named += re.findall(r"^ +image: (\S+:\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) == 2
+    for image in named:
+        assert re.fullmatch(r"\S+:\d+\.\d+\.\d+-\S+", image), image
+    text = (FORGE / "dependabot.yml").read_text(encoding="utf-8")
+    for pair in ("docker\n    directory: /\n", "docker-compose\n    directory: /deploy\n"):
+        assert f"package-ecosystem: {pair}" in text
+
+
 # --- nginx before replicas --------------------------------------------------------------------------------------------
 
 
@@ -152,26 +180,30 @@ def test_nginx_reads_its_part_of_the_compose_file(tmp_path: Path) -> None:
     assert site.count("server claude-proxy:8765") == 1
     site = site.replace("server claude-proxy:8765", "server 127.0.0.1:8765")
     (tmp_path / "nginx.conf").write_text(AROUND.format(site=site), encoding="utf-8")
-    done = run(find_nginx(), "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr")
+    done = run(find_program("nginx"), "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr")
     assert done.returncode == 0, done.stderr
 
 
 # --- Caddy ------------------------------------------------------------------------------------------------------------
 
 
-def find_caddy() -> str:
-    return find("caddy", os.environ.get("CADDY_FOLDER", "/usr/local/bin"))
-
-
 def test_caddy_takes_its_file(tmp_path: Path) -> None:
-    done = run(find_caddy(), "validate", "--adapter", "caddyfile", "--config", DEPLOY / "Caddyfile", HOME=str(tmp_path))
+    done = run(
+        find_program("caddy"),
+        "validate",
+        "--adapter",
+        "caddyfile",
+        "--config",
+        DEPLOY / "Caddyfile",
+        HOME=str(tmp_path),
+    )
     assert done.returncode == 0, done.stderr
 
 
 @contextmanager
 def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
     """A running Caddy, without TLS; its port."""
-    program = find_caddy()
+    program = find_program("caddy")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     site = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
@@ -182,18 +214,15 @@ def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
         assert site.count(shipped) == 1
         site = site.replace(shipped, here)
     (folder / "Caddyfile").write_text("{\n\tadmin off\n}\n" + site, encoding="utf-8")
-    command = [program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    command = [str(program), "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     environ = {"PATH": os.defpath, "HOME": str(folder)}
     with (
         (folder / "log").open("wb") as log,
-        subprocess.Popen(command, env=environ, stderr=log, stdout=log) as process,
+        ending(subprocess.Popen(command, env=environ, stderr=log, stdout=log), politely=True) as process,
     ):
-        try:
-            eventually(lambda: process.poll() is not None or _listens(port))
-            assert process.poll() is None, (folder / "log").read_text()
-            yield port
-        finally:
-            process.terminate()
+        eventually(lambda: process.poll() is not None or _listens(port))
+        assert process.poll() is None, (folder / "log").read_text()
+        yield port
 
 
 def _listens(port: int) -> bool:
@@ -205,14 +234,14 @@ def _listens(port: int) -> bool:
 
 
 def test_caddy_holds_no_event_back(redcap: Redcap, start_proxy: StartProxy, tmp_path: Path) -> None:
-    find_caddy()
+    find_program("caddy")
     gate = Gate("Much better.")
     redcap.queue(gate)
     proxy = start_proxy(stream_delay=0.0, ping_interval=0.1)
     with caddy_before(proxy, tmp_path) as port, Wire(port) as wire:
         wire.ask("POST", "/v1/messages", message_request({"stream": True}), {"x-api-key": TOKEN})
         assert wire.read_head().status == 200
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         (first,) = read_events(wire.read_chunk())
         assert first["type"] == "message_start"
         gate.open()

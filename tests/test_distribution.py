@@ -18,8 +18,11 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from conftest import ending
 
 from claude_proxy import __version__
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "claude_proxy"
@@ -160,22 +163,18 @@ def answers(*command: object, cwd: Path) -> None:
 
 @contextlib.contextmanager
 def demo(command: Sequence[object], cwd: Path) -> Iterator[str]:
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [str(word) for word in command],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    ) as process:
-        try:
-            assert process.stdout
-            found = next(
-                found for line in process.stdout if (found := re.match("export ANTHROPIC_BASE_URL=(.*)", line))
-            )
-            yield found[1]
-        finally:
-            process.terminate()
+    )
+    with ending(process, politely=True):
+        assert process.stdout
+        found = next(found for line in process.stdout if (found := re.match("export ANTHROPIC_BASE_URL=(.*)", line)))
+        yield found[1]
 
 
 # --- every system -----------------------------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ def test_the_versions_that_are_promised() -> None:
     assert project["dependencies"] == []
     assert project["requires-python"] == ">=3.11"
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    (version,) = re.findall(r"FROM python:(3\.\d+)-slim", dockerfile)
+    (version,) = re.findall(r"FROM python:(3\.\d+)\.\d+-slim", dockerfile)
     assert f"Programming Language :: Python :: {version}" in project["classifiers"]
 
 

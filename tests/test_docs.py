@@ -24,6 +24,7 @@ import pytest
 from claude_code import claude_binary, run_claude
 from conftest import TOKEN, Proxy, Redcap, StartProxy
 from test_architecture import PACKAGES
+from typescript_sdk import FOLDER, node_with_sdk
 
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
 from claude_proxy.demo.scripted_model import scripted_model
@@ -64,7 +65,7 @@ def test_every_page_is_in_the_site() -> None:
     assert sorted(listed) == sorted(load_script("docs").sources().values())
 
 
-@pytest.mark.skipif(not (ROOT / ".venv-docs").exists(), reason="scripts/docs.py has not installed the generator here")
+@pytest.mark.slow
 def test_the_site_is_built_strictly() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/docs.py"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -153,9 +154,18 @@ NOT_RUN: Mapping[str, str] = {
     "claude-proxy run": _SESSION,
     "claude-proxy run --model gpt-4.1": _SESSION,
     "claude-proxy run --log proxy.log -- --continue": _SESSION,
-    "docker compose up -d": "needs Docker",
     "docker compose logs -f": "needs Docker",
-    "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3": "needs Docker",
+    **dict.fromkeys(
+        (
+            "docker compose up -d",
+            "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3",
+            "docker build -t claude-proxy .",
+            "docker run --env-file=.env --env=LISTEN_HOST=0.0.0.0 --env=LISTEN_PORT=8765 "
+            "--publish=127.0.0.1:8765:8765 --read-only --cap-drop=ALL --security-opt=no-new-privileges "
+            "--stop-timeout=40 claude-proxy",
+        ),
+        "needs Docker; test_container.py does the same with Podman",
+    ),
     "kubectl apply -f deploy/kubernetes.yaml": "needs a cluster",
     "python3 scripts/check.py": "runs these tests",
     "python3 scripts/check.py --fast": "runs some of these tests",
@@ -183,7 +193,7 @@ NOT_RUN: Mapping[str, str] = {
 }
 """The lines that are not run, and why."""
 
-MEASURES = re.compile(r"python3? -m pip install -r bench/|python3? bench/|python3? -m bench")
+MEASURES = re.compile(r"python3? -m pip install --group bench|python3? bench/|python3? -m bench")
 """The measurements take minutes, and some of them fetch what they measure."""
 
 UNTIL_STOPPED = {
@@ -238,6 +248,7 @@ def put_in(text: str, environ: Mapping[str, str]) -> str:
     )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("page", "line", "block"), blocks("sh"), ids=block_name)
 def test_a_block_for_the_shell_runs(
     page: Path, line: int, block: str, playground: dict[str, str], tmp_path: Path
@@ -294,6 +305,7 @@ def run_as_reader(command: list[str], playground: dict[str, str], folder: Path) 
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("page", "line", "block"), blocks("python"), ids=block_name)
 def test_a_block_of_python_runs(page: Path, line: int, block: str, playground: dict[str, str], tmp_path: Path) -> None:
     done = run_as_reader([sys.executable, "-c", block], playground, tmp_path)
@@ -301,21 +313,20 @@ def test_a_block_of_python_runs(page: Path, line: int, block: str, playground: d
     assert re.search("scripted stand-in|Done, in one step", done.stdout), done.stdout
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("page", "line", "block"), blocks("js"), ids=block_name)
 def test_a_block_of_javascript_runs(
     page: Path, line: int, block: str, playground: dict[str, str], tmp_path: Path
 ) -> None:
-    modules = ROOT / "tests" / "e2e" / "typescript" / "node_modules"
-    node = shutil.which("node")
-    if not node or not modules.exists():
-        pytest.skip("there is no Node, or tests/e2e/test_typescript_sdk.py has not installed the SDK")
-    (tmp_path / "node_modules").symlink_to(modules)
+    node = node_with_sdk()
+    (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
     (tmp_path / "example.mjs").write_text(block, encoding="utf-8")
-    done = run_as_reader([node, "example.mjs"], playground, tmp_path)
+    done = run_as_reader([str(node), "example.mjs"], playground, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "scripted stand-in" in done.stdout
 
 
+@pytest.mark.e2e
 def test_the_commands_that_are_mentioned_exist(playground: dict[str, str], tmp_path: Path) -> None:
     texts = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     mentioned = set(re.findall(r"(?:claude-proxy|claude_api_proxy\.py) ([a-z]+)\b(?=[^`\n]*`)", texts))
@@ -337,6 +348,7 @@ def test_the_commands_that_are_mentioned_exist(playground: dict[str, str], tmp_p
         assert f"claude-proxy {command}" in done.stdout
 
 
+@pytest.mark.e2e
 def test_the_versions_that_were_tried_are_those_of_the_tests() -> None:
     text = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
     for package in ("anthropic", "claude-agent-sdk", "langchain-anthropic"):
@@ -442,6 +454,7 @@ STARTS: Mapping[str, dict[str, str]] = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("words", STARTS)
 def test_a_start_that_fails_reads_as_the_docs_say(words: str, playground: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
@@ -458,6 +471,7 @@ def test_a_start_that_fails_reads_as_the_docs_say(words: str, playground: dict[s
     assert words in quoted()
 
 
+@pytest.mark.e2e
 def test_a_port_that_is_taken_reads_as_the_docs_say(playground: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         ["claude-proxy"], cwd=tmp_path, env=playground, capture_output=True, text=True, timeout=PATIENCE, check=False

@@ -8,32 +8,57 @@ import os
 import sys
 
 from claude_proxy.commands.terminal import OK, settings_folder, shows_colours
+from claude_proxy.shell.wait.wakeup import Wakeup
 from claude_proxy.tools import doctor, init
+
+try:
+    import termios
+except ImportError:  # Windows
+    termios = None  # type: ignore[assignment]
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask, try, write."""
     asks = sys.stdin.isatty()
     colour = shows_colours(sys.stderr)
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr)  # which shows as escapes what the console cannot
-
-    def ask(question: str) -> str:
-        print(question, end="", file=sys.stderr, flush=True)  # not on standard output, as `input` would
-        return input()
-
     console = init.Console(
         asks=asks,
-        ask=ask,
-        ask_hidden=getpass.getpass if asks else lambda _: input(),
-        say=say,
-        show=lambda finding: say(doctor.line(finding, colour=colour)),
+        ask=_ask,
+        ask_hidden=_ask_hidden if asks else lambda _: _ask(""),
+        say=_say,
+        show=lambda finding: _say(doctor.line(finding, colour=colour)),
     )
     try:
         init.begin(console, os.environ, settings_folder(), options.url)
     except KeyboardInterrupt:
-        say("\nclaude-proxy: stopped. Nothing was written.")
+        _say("\nclaude-proxy: stopped. Nothing was written.")
         raise
-    say("Next: claude-proxy doctor, or at once: claude-proxy run")
+    _say("Next: claude-proxy doctor, or at once: claude-proxy run")
     return OK
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # which shows as escapes what the console cannot
+
+
+def _ask(question: str) -> str:
+    with Wakeup() as wakeup:
+        print(question, end="", file=sys.stderr, flush=True)  # not on standard output, as `input` would
+        wakeup.wait_to_read(sys.stdin.fileno())
+        return input()
+
+
+def _ask_hidden(question: str) -> str:
+    """Ask as `getpass` does, which has no way to wait as `_ask` does."""
+    if termios is None:
+        return getpass.getpass(question)
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    try:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+        answer = _ask(question)
+    finally:
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
+    _say("")
+    return answer

@@ -6,10 +6,11 @@ import argparse
 import os
 import signal
 import sys
+from ipaddress import ip_address
 from types import FrameType
 
 from claude_proxy import __version__
-from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
+from claude_proxy.commands.serving import START_CLAUDE, in_container, listen, serve_until_stopped
 from claude_proxy.commands.terminal import FAILED, given_settings, settings_folder
 from claude_proxy.settings import sources
 from claude_proxy.settings.table import Settings
@@ -31,6 +32,13 @@ def run(options: argparse.Namespace) -> int:
     server = listen(configured, journal)
     if server is None:
         return FAILED
+    if in_container() and ip_address(server.server_name).is_loopback:
+        journal.notice(
+            "warning",
+            f"LISTEN_HOST={configured.listen_host} is reached from within this container only, and no published port "
+            "leads there: set LISTEN_HOST=0.0.0.0 (docker run --env-file .env -e LISTEN_HOST=0.0.0.0). Where the "
+            "container shares the machine's network, all is well",
+        )
     path = sources.config_path(os.environ, folder, given)
     reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
     _reload_on_signal(reloader)
@@ -48,11 +56,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _reload_on_signal(reloader: Reloader) -> None:
-    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then it ends us, as ever."""
+    """Have SIGHUP read the settings again, unless it says that the terminal has gone: then it ends us.
+
+    Who was started to ignore that, as by `nohup`, goes on.
+    """
     number = getattr(signal, "SIGHUP", None)  # Windows has none
-    if number is None or signal.getsignal(number) is signal.SIG_IGN:
+    if number is None:
         return
-    had_terminal = os.isatty(_STANDARD_ERROR)
+    had_terminal = os.isatty(_STANDARD_ERROR) and signal.getsignal(number) is not signal.SIG_IGN  # which `nohup` sets
 
     def take(signal_number: int, _frame: FrameType | None) -> None:
         if had_terminal and not os.isatty(_STANDARD_ERROR):

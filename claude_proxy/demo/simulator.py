@@ -30,6 +30,7 @@ from http import HTTPStatus
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from urllib.error import HTTPError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -551,14 +552,14 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> None:
+    def start(self, look: float = 0.05) -> None:
         """Listen, and answer in threads of its own; from now on `url` is true.
 
-        Raises OSError where the port is taken.
+        Every `look` seconds it is seen whether to end. Raises OSError where the port is taken.
         """
         self._server = server = _Server(self._address, self)
         self.url = f"http://{self._address[0]}:{server.server_port}/api/"
-        threading.Thread(target=server.serve_forever, args=(0.05,), name="simulator", daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(look,), name="simulator", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening, and cut the connections that are still open."""
@@ -810,6 +811,9 @@ def openai_backend(url: str, *, model: str | None = None, timeout: float = 600) 
             usage = answer.get("usage") or {}
             text = answer["choices"][0]["message"]["content"] or ""
             return ModelReply(text, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+        except HTTPError as error:
+            error.close()  # it is the response, too
+            raise ModelFailure(f"{endpoint}: {error}") from error
         except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelFailure(f"{endpoint}: {error}") from error
 

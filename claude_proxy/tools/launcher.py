@@ -33,6 +33,7 @@ from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.proxy.proof_of_token import prove
+from claude_proxy.shell.wait.wakeup import Wakeup
 from claude_proxy.tools.claude_environment import (
     AUTH_TOKEN,
     SettingsConflict,
@@ -351,6 +352,7 @@ def run_claude(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 _OF_THE_TERMINAL = ("SIGINT", "SIGQUIT", "SIGBREAK")
 _FOR_US = ("SIGTERM", "SIGHUP")
+_OF_CLAUDE = "SIGCHLD"  # it has ended, or stopped: handled, if only by doing nothing, or it would wake nobody
 
 
 class _Signals:
@@ -362,10 +364,10 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for name in (*_OF_THE_TERMINAL, *_FOR_US):
+        for name in (*_OF_THE_TERMINAL, *_FOR_US, _OF_CLAUDE):
             number = getattr(signal, name, None)
             # What is ignored already (nohup) is left so, for claude inherits that; a handler it does not inherit.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            if number is not None and (name == _OF_CLAUDE or signal.getsignal(number) is not signal.SIG_IGN):
                 self._before[number] = signal.signal(number, self._pass_on if name in _FOR_US else self._ignore)
         return self
 
@@ -396,19 +398,29 @@ class _Signals:
 def _wait(process: subprocess.Popen[bytes]) -> int:
     if sys.platform == "win32":
         return process.wait()
+    with Wakeup() as wakeup:
+        while True:
+            status = _next_status(process, wakeup)
+            if not os.WIFSTOPPED(status):
+                process.returncode = os.waitstatus_to_exitcode(status)
+                return process.returncode
+            # The shell has stopped the two of us together if claude goes on by now: then there is nothing left to do.
+            _, since = os.waitpid(process.pid, os.WNOHANG | os.WCONTINUED)
+            if since == 0:
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os.kill(process.pid, signal.SIGCONT)
+            elif not os.WIFCONTINUED(since):
+                process.returncode = os.waitstatus_to_exitcode(since)
+                return process.returncode
+
+
+def _next_status(process: subprocess.Popen[bytes], wakeup: Wakeup) -> int:
+    """Wait until claude ends or stops; signals are passed on meanwhile."""
     while True:
-        _, status = os.waitpid(process.pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode
-        # The shell has stopped the two of us together if claude goes on by now: then there is nothing left to do.
-        _, since = os.waitpid(process.pid, os.WNOHANG | os.WCONTINUED)
-        if since == 0:
-            os.kill(os.getpid(), signal.SIGSTOP)
-            os.kill(process.pid, signal.SIGCONT)
-        elif not os.WIFCONTINUED(since):
-            process.returncode = os.waitstatus_to_exitcode(since)
-            return process.returncode
+        changed, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
+        if changed:
+            return status
+        wakeup.wait()  # the next SIGCHLD ends it, or a signal that is for claude
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -297,6 +297,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, str, bool]:
     return json.dumps(body).encode(), draw(st.sampled_from(["gpt-4o", "claude", "o1"])), draw(st.booleans())
 
 
+@pytest.mark.slow
 @examples(300)
 @given(st.lists(requests(), min_size=2, max_size=6), st.integers(0, 3))
 def test_all_that_a_request_becomes_is_the_same(sent: list[tuple[bytes, str, bool]], rare: int) -> None:

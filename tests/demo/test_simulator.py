@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from html.entities import name2codepoint
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 
 import pytest
+from conftest import PATIENCE
 
 from claude_proxy.demo import simulator as sim
 from claude_proxy.demo.simulator import (
@@ -484,7 +486,7 @@ def test_forms_as_other_clients_write_them() -> None:
 def connected(simulator: Simulator) -> Iterator[http.client.HTTPConnection]:
     with simulator:
         url = urllib.parse.urlsplit(simulator.url)
-        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=10)
+        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=PATIENCE)
         try:
             yield connection
         finally:
@@ -569,14 +571,14 @@ def test_requests_are_answered_in_parallel() -> None:
     barrier = threading.Barrier(8)
 
     def wait_for_all(_: ModelRequest) -> str:
-        barrier.wait(10)
+        barrier.wait(PATIENCE)
         return "hi"
 
     statuses: list[int] = []
 
     def client(simulator: Simulator) -> None:
         url = urllib.parse.urlsplit(simulator.url)
-        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=10)
+        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=PATIENCE)
         statuses.append(post(connection, *multipart(FIELDS))[0])
         connection.close()
 
@@ -652,6 +654,14 @@ def test_openai_backend() -> None:
 def test_failures_of_the_openai_backend(status: int, body: bytes) -> None:
     with openai_server(status, body) as (url, _), pytest.raises(ModelFailure, match="/v1/chat/completions"):
         sim.openai_backend(url)(asked())
+
+
+def test_an_error_page_of_the_openai_backend_is_closed() -> None:
+    """It is an exception and a response in one, and holds the connection until somebody closes it."""
+    with openai_server(500, b"{}") as (url, _), pytest.raises(ModelFailure) as failure:
+        sim.openai_backend(url)(asked())
+    assert isinstance(failure.value.__cause__, HTTPError)
+    assert failure.value.__cause__.closed
 
 
 def test_the_openai_backend_out_of_reach() -> None:

@@ -261,7 +261,7 @@ def claude_binary() -> Path:
     binary = Path(sdk.origin).parent / "_bundled" / "claude" if sdk and sdk.origin else None
     if binary is None or not binary.is_file():
         raise FileNotFoundError(
-            "claude-agent-sdk with its bundled Claude Code is not installed: pip install -r tests/requirements.txt"
+            "claude-agent-sdk with its bundled Claude Code is not installed: python3 scripts/check.py installs it"
         )
     return binary
 

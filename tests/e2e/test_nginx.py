@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -10,11 +9,23 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually, message_request, read_events
+from conftest import (
+    PATIENCE,
+    TOKEN,
+    Gate,
+    Proxy,
+    Redcap,
+    StartProxy,
+    Wire,
+    ending,
+    eventually,
+    find_program,
+    message_request,
+    read_events,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -40,20 +51,6 @@ http {{
 """
 
 
-def find_nginx() -> Path:
-    """The nginx that scripts/nginx.py finds or fetches."""
-    spec = importlib.util.spec_from_file_location("nginx_script", ROOT / "scripts" / "nginx.py")
-    assert spec
-    assert spec.loader
-    script: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    try:
-        found: Path = script.find_nginx()
-    except script.Missing as reason:
-        pytest.skip(f"nginx cannot be had here: {reason}")
-    return found
-
-
 class Nginx:
     """A running nginx before a proxy."""
 
@@ -77,7 +74,7 @@ def soon(start_proxy: StartProxy) -> Proxy:
 
 @pytest.fixture
 def nginx(soon: Proxy, tmp_path: Path) -> Iterator[Nginx]:
-    program = find_nginx()
+    program = find_program("nginx")
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
@@ -97,15 +94,12 @@ def nginx(soon: Proxy, tmp_path: Path) -> Iterator[Nginx]:
     command = [str(program), "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr"]
     with (
         (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(command, stderr=log, env={"PATH": os.defpath}) as process,
+        ending(subprocess.Popen(command, stderr=log, env={"PATH": os.defpath}), politely=True) as process,
     ):
         running = Nginx(port, authority)
-        try:
-            eventually(lambda: process.poll() is not None or _answers(running))
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            yield running
-        finally:
-            process.terminate()
+        eventually(lambda: process.poll() is not None or _answers(running))
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield running
 
 
 def _answers(nginx: Nginx) -> bool:
@@ -127,7 +121,7 @@ def test_events_arrive_one_by_one_while_the_model_thinks(redcap: Redcap, nginx: 
         ask(wire, "/v1/messages", message_request({"stream": True}))
         head = wire.read_head()
         assert (head.status, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         early = [event["type"] for _ in range(4) for event in read_events(wire.read_chunk())]
         assert early[0] == "message_start"
         assert set(early[1:]) <= {"ping", "content_block_start", "content_block_delta"}
@@ -168,7 +162,7 @@ def test_a_client_that_goes_away_is_noticed_through_nginx(redcap: Redcap, soon: 
     redcap.queue(gate)
     wire = nginx.connect()
     ask(wire, "/v1/messages", message_request({"stream": True}))
-    assert gate.reached.wait(30)
+    assert gate.reached.wait(PATIENCE)
     wire.read_head()
     wire.close()
     soon.journal_line("error=ClientGone")

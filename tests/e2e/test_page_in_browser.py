@@ -9,10 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from browser import find_chromium, install_chromium
-from conftest import TOKEN, Gate, Proxy, Redcap, StartProxy
+from conftest import PATIENCE, TOKEN, Gate, Proxy, Redcap, StartProxy, find_program
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
 
 from claude_proxy.demo.simulator import ModelReply
 
@@ -23,14 +21,12 @@ OpenPage: TypeAlias = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    install_chromium()
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium was found (apt install chromium, or set CHROMIUM to one): {error.message[:80]}")
-        with browser:
-            yield browser
+    program = find_program("chromium")
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=program, args=["--no-sandbox"]) as browser,
+    ):
+        yield browser
 
 
 @pytest.fixture
@@ -115,7 +111,7 @@ def test_it_is_accessible(redcap: Redcap, busy: Proxy, open_page: OpenPage, sche
     gate = Gate("Yes.")
     redcap.queue(gate)
     with busy.stream() as wire:
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         page = open_page(busy, color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
         is_live(page)
         found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
@@ -138,7 +134,7 @@ def test_nothing_is_wider_than_the_window(redcap: Redcap, busy: Proxy, open_page
     gate = Gate("Yes.")
     redcap.queue(gate)
     with busy.stream() as wire:
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         page = open_page(busy, viewport={"width": width, "height": 800})
         is_live(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

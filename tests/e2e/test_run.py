@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from claude_code import claude_binary
-from conftest import NOTHING, PATIENCE, TOKEN, Gate, Proxy, Redcap, StartProxy
+from conftest import NOTHING, PATIENCE, TOKEN, Gate, Proxy, Redcap, StartProxy, ending
 
 pytestmark = pytest.mark.e2e
 
@@ -90,9 +90,8 @@ def test_run_fails_as_claude_does(redcap: Redcap, person: Person) -> None:
 def test_a_request_to_end_ends_both(redcap: Redcap, person: Person) -> None:
     gate = Gate("Too late.")
     redcap.queue(gate)
-    with subprocess.Popen(
-        [*COMMAND, "run", "-p", "Wait."], cwd=person.work, env=person.environ, stdin=subprocess.DEVNULL
-    ) as process:
+    command = [*COMMAND, "run", "-p", "Wait."]
+    with ending(subprocess.Popen(command, cwd=person.work, env=person.environ, stdin=subprocess.DEVNULL)) as process:
         assert gate.reached.wait(CLAUDES_PATIENCE)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM

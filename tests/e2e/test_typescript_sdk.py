@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ import pytest
 from claude_code import calls, invoke
 from conftest import TOKEN, Proxy, Redcap, StartProxy
 from small_files import PNG
+from typescript_sdk import FOLDER, node_with_sdk
 
 from claude_proxy.demo import simulator as sim
 from claude_proxy.demo.simulator import ModelReply, text_of
 
 pytestmark = pytest.mark.e2e
 
-FOLDER = Path(os.environ.get("TYPESCRIPT_CLIENT") or Path(__file__).parent / "typescript")
-"""Where the client and the lock file of its SDK are; `scripts/newest_clients.py` has another."""
 READ = calls("I read it.", invoke("read", path="/ä &amp;lt; b.txt", lines="[1, 20]"))
 TOOLS = [
     {
@@ -36,25 +33,14 @@ in_both_ways = pytest.mark.parametrize("way", ["create", "stream"])
 
 
 @pytest.fixture(scope="module")
-def node() -> str:
-    """The path of Node.js, with the SDK installed as the lock file says."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not node or not npm:
-        pytest.skip("Node.js with npm is not installed")
-    wanted = (FOLDER / "package-lock.json").read_text(encoding="utf-8")
-    stamp = FOLDER / "node_modules" / "installed-package-lock.json"
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
-        install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(install, cwd=FOLDER, capture_output=True, text=True, timeout=110, check=False)
-        assert done.returncode == 0, done.stderr
-        stamp.write_text(wanted, encoding="utf-8")
-    return node
+def node() -> Path:
+    return node_with_sdk()
 
 
 class TypeScript:
     """What the SDK makes of the proxy: `ask` returns what it returned, `fail` what it threw."""
 
-    def __init__(self, node: str, proxy: Proxy) -> None:
+    def __init__(self, node: Path, proxy: Proxy) -> None:
         self._node = node
         self._proxy = proxy
 
@@ -91,7 +77,7 @@ class TypeScript:
 
 
 @pytest.fixture
-def typescript(node: str, proxy: Proxy) -> TypeScript:
+def typescript(node: Path, proxy: Proxy) -> TypeScript:
     return TypeScript(node, proxy)
 
 
@@ -204,7 +190,7 @@ def test_what_is_not_there(typescript: TypeScript, what: str) -> None:
     assert typescript.fail(what)[:3] == ("NotFoundError", 404, "not_found_error")
 
 
-def test_a_failure_in_a_stream(node: str, start_proxy: StartProxy) -> None:
+def test_a_failure_in_a_stream(node: Path, start_proxy: StartProxy) -> None:
     name, status, kind, message = TypeScript(node, start_proxy(stream_delay=0.0)).fail("stream", model="gtp-4o")
     assert "'gtp-4o'" in message
     assert (name, status, kind) == ("APIError", None, "api_error")

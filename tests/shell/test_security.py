@@ -268,6 +268,7 @@ def test_many_small_bombs_take_no_more_than_all_bodies_may() -> None:
     assert budget.taken == 0
 
 
+@pytest.mark.slow
 def test_a_body_in_tiny_chunks_takes_no_more_than_in_one() -> None:
     ours, theirs = socket.socketpair()
     data = b"2\r\nab\r\n" * 100_000 + b"0\r\n\r\n"
@@ -376,6 +377,7 @@ PATHOLOGICAL: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PATHOLOGICAL)
 def test_a_body_made_to_be_slow_is_refused_soon(case: str) -> None:
     body = PATHOLOGICAL[case]()
@@ -438,6 +440,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("case", SCHEMAS)
 def test_a_schema_made_to_be_slow(redcap: Redcap, proxy: Proxy, case: str, *, strict: bool) -> None:
@@ -513,6 +516,7 @@ UNITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_reply_made_to_be_slow_is_read_in_time(unit: str, *, cut: bool) -> None:
@@ -522,6 +526,7 @@ def test_a_reply_made_to_be_slow_is_read_in_time(unit: str, *, cut: bool) -> Non
         read('{"name":"Bash","arguments":{"command":"' + unit * (size // len(unit)), cut=cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["&amp;amp;", "a", "word\n", "<b>"])
 def test_ten_megabytes_of_text_are_text(unit: str) -> None:
     text = unit * (10 * MB // len(unit))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN
+from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, find_program
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import describe_alias
@@ -229,17 +228,18 @@ def test_what_settings_say_otherwise_is_outranked(settings_env: dict[str, str], 
 
 # --- Quoting ----------------------------------------------------------------------------------------------------------
 
+# The prefix is there because shells have variables of their own: `LINES` is a number in zsh.
 NASTY = {
-    "PLAIN": "http://127.0.0.1:8765",
-    "EMPTY": "",
-    "BLANKS": "  a  b ",
-    "QUOTES": "it's \"so\" 'called'",
-    "EXPANSIONS": "$HOME ${HOME} $(id) `id` !! ~ *",
-    "BACKSLASHES": "\\ \\\\ \\n \\' end\\",
-    "LINES": "one\ntwo\n\nthree\n",
-    "SEPARATORS": "; & | < > # ( ) { } [ ] % ^ =",
-    "TYPOGRAPHIC": "\u2018single\u2019 \u201a \u201b \u201cdouble\u201d",
-    "OTHER": "caf\u00e9 \u2192 \U0001f600",
+    "NASTY_PLAIN": "http://127.0.0.1:8765",
+    "NASTY_EMPTY": "",
+    "NASTY_BLANKS": "  a  b ",
+    "NASTY_QUOTES": "it's \"so\" 'called'",
+    "NASTY_EXPANSIONS": "$HOME ${HOME} $(id) `id` !! ~ *",
+    "NASTY_BACKSLASHES": "\\ \\\\ \\n \\' end\\",
+    "NASTY_LINES": "one\ntwo\n\nthree\n",
+    "NASTY_SEPARATORS": "; & | < > # ( ) { } [ ] % ^ =",
+    "NASTY_TYPOGRAPHIC": "\u2018single\u2019 \u201a \u201b \u201cdouble\u201d",
+    "NASTY_OTHER": "caf\u00e9 \u2192 \U0001f600",
 }
 SHELLS: list[tuple[Shell, list[str], str]] = [
     ("bash", ["bash", "--norc", "--noprofile", "-c"], 'eval "$(cat LINES)"; env -0'),
@@ -252,14 +252,13 @@ SHELLS: list[tuple[Shell, list[str], str]] = [
 
 @pytest.mark.parametrize(("shell", "command", "script"), SHELLS, ids=[command[0] for _, command, _ in SHELLS])
 def test_a_shell_reads_back_what_was_quoted(shell: Shell, command: list[str], script: str, tmp_path: Path) -> None:
-    if not shutil.which(command[0]):
-        pytest.skip(f"no {command[0]} here")
+    program = find_program(command[0])
     lines = export_lines(Changes(NASTY, ("GONE", "NEVER_THERE")), shell)
     (tmp_path / "LINES").write_text(lines, encoding="utf-8")
     path = os.environ.get("PATH", os.defpath)
-    environ = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8", "GONE": "x", "PLAIN": "before"}
+    environ = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8", "GONE": "x", "NASTY_PLAIN": "before"}
     done = subprocess.run(
-        [*command, script], cwd=tmp_path, env=environ, capture_output=True, timeout=PATIENCE, check=True
+        [program, *command[1:], script], cwd=tmp_path, env=environ, capture_output=True, timeout=PATIENCE, check=True
     )
     assert done.stderr == b""
     seen = dict(entry.partition("=")[::2] for entry in done.stdout.decode().split("\0"))

@@ -323,6 +323,7 @@ def test_endlessly_nested_arguments_do_not_make_the_reader_fail(piece: str) -> N
     assert read('<tool_call>{"name": "Bash", "arguments": ' + piece * 20_000).calls == 0
 
 
+@pytest.mark.slow
 def test_many_invented_turns_do_not_stall_the_reader() -> None:
     # Were the rest of the text searched at each of them, this would take minutes.
     text = "Words." + "\n\nUser: x" * 100_000

@@ -1,7 +1,6 @@
 """JSON Schema: verdicts by keyword, sentences, bounds; nothing valid to `jsonschema` has a fault here, nor to `re`.
 
-With `JSON_SCHEMA_TEST_SUITE` set to a copy of the official suite (the folder that holds `tests`; the source archive of
-`jsonschema` has one as `json`), the suite is run too.
+The official suite is run, too, where scripts/check.py has unpacked it: the source archive of `jsonschema` holds it.
 """
 
 from __future__ import annotations
@@ -9,17 +8,16 @@ from __future__ import annotations
 import datetime
 import enum
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jsonschema  # type: ignore[import-untyped]
 import pydantic
 import pytest
 from core_samples import Json, examples, json_values, steps
+from environments import JSON_SCHEMA_SUITE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -296,6 +294,7 @@ UNCHECKABLE: list[tuple[Any, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "schema"), UNCHECKABLE, ids=range(len(UNCHECKABLE)))
 def test_what_cannot_be_checked_does_not_pass(value: Any, schema: Any) -> None:
     assert schema_fault(schema) is None
@@ -613,15 +612,14 @@ def test_slips_in_a_pydantic_model(path: list[str | int], value: Any, sentence: 
 
 # --- the official suite -----------------------------------------------------------------------------------------------
 
-SUITE = os.environ.get("JSON_SCHEMA_TEST_SUITE", "")
+SUITE = JSON_SCHEMA_SUITE / "tests" / "draft2020-12"
 FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid", "unknown")
 NOT_MEANT = {"format", "vocabulary"}  # formats as remarks only; metaschemas of one's own
 
 
 def suite() -> Iterator[tuple[str, Any, Any, bool]]:
-    folder = Path(SUITE) / "tests" / "draft2020-12"
-    files = [path for path in sorted(folder.glob("*.json")) if path.stem not in NOT_MEANT]
-    for path in (*files, *(folder / "optional" / "format" / f"{name}.json" for name in FORMATS)):
+    files = [path for path in sorted(SUITE.glob("*.json")) if path.stem not in NOT_MEANT]
+    for path in (*files, *(SUITE / "optional" / "format" / f"{name}.json" for name in FORMATS)):
         for group in json.loads(path.read_text(encoding="utf-8")):
             for case in group["tests"]:
                 yield (
@@ -636,7 +634,8 @@ def is_checked_whole(schema: Any) -> bool:
     return not unchecked(schema) and "oneOf" not in json.dumps(schema)
 
 
-@pytest.mark.skipif(not SUITE, reason="JSON_SCHEMA_TEST_SUITE is not set")
+@pytest.mark.slow
+@pytest.mark.skipif(not SUITE.exists(), reason="scripts/check.py has not fetched the official suite")
 def test_the_official_suite() -> None:
     """What the suite calls valid has no fault; what it calls invalid has one, where all of the schema is checked."""
     cases = [case for case in suite() if not schema_fault(case[1])]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from conftest import PROMPT, Gate, Proxy, Redcap, StartProxy, eventually
+from conftest import PATIENCE, PROMPT, Gate, Proxy, Redcap, StartProxy, eventually
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as open_parser
 
@@ -146,7 +146,7 @@ def test_what_is_in_flight_shows_while_it_is(redcap: Redcap, proxy: Proxy) -> No
     gate = Gate("Yes.")
     redcap.queue(gate)
     with proxy.stream() as wire:
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         _, found = get(proxy, {})
         assert values(found["claude_proxy_requests_in_flight"]) == {(): 1}
         gate.open()

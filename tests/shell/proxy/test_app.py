@@ -9,7 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import COLLEAGUES_TOKEN, PROMPT, TOKEN, Gate, Proxy, Redcap, Response, StartProxy, message_request
+from conftest import (
+    COLLEAGUES_TOKEN,
+    PATIENCE,
+    PROMPT,
+    TOKEN,
+    Gate,
+    Proxy,
+    Redcap,
+    Response,
+    StartProxy,
+    message_request,
+)
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
@@ -476,7 +487,7 @@ def test_a_client_that_does_not_wait_is_noticed_while_the_model_thinks(redcap: R
     redcap.queue(gate)
     with proxy.connect() as wire:
         wire.ask("POST", "/v1/messages", message_request(), BEARER)
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
     assert "error=ClientGone" in proxy.journal_line("status=499")
     gate.open()
 
@@ -684,7 +695,7 @@ def test_a_connection_that_breaks(redcap: Redcap, proxy: Proxy) -> None:
     redcap.queue(gate)
     with proxy.connect() as wire:
         wire.ask("POST", "/v1/messages", message_request(), BEARER)
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(PATIENCE)
         redcap.close()
         response = wire.read_response()
     gate.open()

@@ -271,6 +271,7 @@ def test_nothing_but_a_refusal_comes_of_garbage(body: bytes, encoding: str) -> N
         unpack(body, encoding, 1000)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_not_unpacked() -> None:
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join([*(packer.compress(bytes(MB)) for _ in range(500)), packer.flush()])

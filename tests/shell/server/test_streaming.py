@@ -211,7 +211,7 @@ def test_a_failure_after_the_delay_is_one_error_event(
 def test_a_time_out_after_the_delay_lets_the_client_stream_again(redcap: Redcap, start_proxy: StartProxy) -> None:
     gate = Gate("too late")
     redcap.queue(gate)
-    with start_proxy(stream_delay=0.0, ping_interval=0.1, upstream_timeout=0.5).stream() as wire:
+    with start_proxy(stream_delay=0.0, ping_interval=0.1, upstream_timeout=2.0).stream() as wire:
         wire.read_head()
         events = list(wire.read_events())
     gate.open()

@@ -448,11 +448,12 @@ def test_a_silence_before_the_answer_is_the_model_thinking(serve: Serve, announc
 def test_a_drip_is_no_silence(serve: Serve) -> None:
     def drip(peer: Peer) -> None:
         peer.read_request()
-        for number in range(len(OK)):
-            peer.send(OK[number : number + 1])
-            time.sleep(0.01)
+        for place in range(0, len(OK), 6):
+            peer.send(OK[place : place + 6])
+            time.sleep(0.25)
 
-    assert post(serve(drip, silence_timeout=0.4)[0]).body == b"ok"
+    assert len(OK) / 6 * 0.25 > 2
+    assert post(serve(drip, silence_timeout=2.0)[0]).body == b"ok"
 
 
 def test_a_connection_is_probed_while_it_is_silent(serve: Serve) -> None:

@@ -273,6 +273,7 @@ def asked(fault: Fault) -> dict[str, Any]:
     return {"model": "gpt-4.1", "messages": [{"role": "user", "content": text}]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [False, True], ids=["body", "stream"])
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault(name: str, streams: bool, context: ssl.SSLContext, bundle: str) -> None:
@@ -331,6 +332,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_no_fault_keeps_memory() -> None:
     """The same faults again and again: what is held after many more is what was held before."""
 

@@ -25,7 +25,7 @@ from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime, ready_by_sele
 
 Client: TypeAlias = "tuple[socket.socket, socket.socket]"
 BIG = 32 * 1024 * 1024
-PROMPTLY = 5.0  # seconds; by design 0.25 at most, but the machine may be busy with other things
+PROMPTLY = PATIENCE / 2  # by design 0.25 s at most, but the machine may be busy with other things
 
 
 @pytest.fixture
