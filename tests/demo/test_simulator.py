@@ -113,16 +113,30 @@ def test_bodies_are_encoded_as_php_does() -> None:
 
 
 def test_call_ai() -> None:
-    body = message(ModelReply("hello", 1, 2), action="callAI", prompt="hi", model="gpt-4.1")
+    body = message(ModelReply("hello", 1, 2), action="callAI", prompt="hi", model="gpt-4-1")
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assert body == {"status": "success", "model": "gpt-4.1", "content": "hello", "usage": usage}
-    assert message('{"a":1}', action="callAI", prompt="hi", model="gpt-4.1")["content"] == {"a": 1}
+    assert body == {"status": "success", "model": "gpt-4-1", "content": "hello", "usage": usage}
+    assert message('{"a":"&lt;"}', action="callAI", prompt="hi", model="gpt-4-1")["content"] == {"a": "&lt;"}
     assert message(ModelFailure(), action="callAI", prompt="hi")["content"] == NETWORK_APOLOGY
-    assert call(action="callAI").status == 400
-    request = asked(action="callAI", prompt="hi", json_schema='{"type":"object"}', model="gpt-4.1")
-    assert (request.json_schema, request.temperature) == ({"type": "object"}, 0.2)
-    assert request.messages == [{"role": "user", "content": "hi"}]
-    assert asked(action="callAI", prompt="hi", json_schema="{}", model="gpt-4o").json_schema is None
+    assert call(action="callAI").status == call(action="callAI", prompt="0").status == 400
+    request = asked(action="callAI", prompt="hi", model="gpt-4-1")
+    assert (request.messages, request.temperature) == ([{"role": "user", "content": "hi"}], 0.2)
+
+
+def test_a_bare_schema_becomes_strict_and_loses_empty_objects_but_for_properties() -> None:
+    schema = '{"type":"object","properties":{},"items":{},"anyOf":[{},{"enum":["a"]}]}'
+    request = asked(action="callAI", prompt="hi", json_schema=schema, model="gpt-4-1")
+    emptied = {"type": "object", "properties": {}, "items": [], "anyOf": [[], {"enum": ["a"]}]}
+    assert request.json_schema is not None
+    assert (request.json_schema["strict"], request.json_schema["schema"]) == (True, emptied)
+    named = '{"name":"n","strict":false,"schema":{"type":"object"}}'
+    assert asked(action="callAI", prompt="hi", json_schema=named, model="o3").json_schema == json.loads(named)
+    assert asked(action="callAI", prompt="hi", json_schema="no json", model="o3").json_schema is None
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1", "deepseek", "gemini-2.5-pro", "llama3370b", "claude"])
+def test_a_schema_is_dropped_where_the_alias_does_not_support_it(model: str) -> None:
+    assert asked(action="callAI", prompt="hi", json_schema='{"type":"object"}', model=model).json_schema is None
 
 
 # --- Into the model ---------------------------------------------------------------------------------------------------
@@ -152,7 +166,6 @@ def test_claude_loses_the_place_of_system_messages_and_its_max_tokens() -> None:
     assert request.messages[0] == {"role": "system", "content": "Be brief.\n\nS"}
     assert [m["content"] for m in request.messages[1:]] == ["a", "b"]
     assert request == ModelRequest("claude", request.messages, max_tokens=8192, temperature=0.5)
-    assert asked(model="claude", top_p="0.1").top_p == 0.1
     assert asked(model="claude").temperature == 0.7
     opus = asked(model="claude-opus-4-6", temperature="0.5", top_p="0.1")
     assert (opus.temperature, opus.top_p, opus.max_tokens) == (None, None, 16_384)
@@ -324,14 +337,32 @@ def test_json_of_claude_aliases_is_looked_into(written: str, read: str) -> None:
     assert text(written, model="claude") == read
 
 
-@pytest.mark.parametrize("written", ['{"content":{"a":1}}', '{"message":["a"]}', '{"final_answer":5}'])
-def test_extracted_values_that_are_no_strings_are_fatal(written: str) -> None:
+@pytest.mark.parametrize("written", ['{"content":{"a":1}}', '{"message":["a"]}', '{"content":[{"type":"text"}]}'])
+def test_an_extracted_array_that_holds_something_is_fatal(written: str) -> None:
     assert call(written, model="claude") == sim.FATAL
+    assert call(f"```json\n{written}\n```", model="gpt-4o") == sim.FATAL
+    assert call(written, model="gpt-4o").status == 200
 
 
-def test_the_apology_of_a_tool_call_has_no_usage() -> None:
-    body = message('{"tool_call":{}}', model="claude", max_tokens="1")
-    assert (body["usage"], body["stop_reason"]) == ({"input_tokens": 0, "output_tokens": 0}, "end_turn")
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("5", "5"), ("1.50", "1.5"), ("true", "true"), ("false", "false"), ("[]", "[]"), ("{}", "[]"), ("1e400", False)],
+)
+def test_other_extracted_values_come_back_as_text(value: str, read: object) -> None:
+    for model, written in (("claude", f'{{"content":{value}}}'), ("gpt-4o", f'```json{{"content":{value}}}```')):
+        assert message(written, model=model)["content"][0]["text"] == read
+
+
+def test_the_apology_of_a_tool_call_has_the_usage_of_the_lost_reply() -> None:
+    body = message(ModelReply('{"tool_call":{}}', 12, 3), model="claude", max_tokens="3")
+    assert body["content"][0]["text"] == REPHRASE_APOLOGY
+    assert (body["usage"], body["stop_reason"]) == ({"input_tokens": 12, "output_tokens": 3}, "max_tokens")
+
+
+def test_words_beside_a_message_are_lost_and_only_the_usage_tells() -> None:
+    lost = '{"message":"Writing it","name":"Write","arguments":{"content":"' + "x" * 4000 + '"}}'
+    body = message(lost, model="claude")
+    assert (body["content"][0]["text"], body["usage"]["output_tokens"] > 1000) == ("Writing it", True)
 
 
 OTHER_JSON = [
@@ -346,12 +377,15 @@ OTHER_JSON = [
         '{"n": [12345678901234567890, 9223372036854775807, 1.25e30]}',
         '{"n":[1.2345678901234567e+19,9223372036854775807,1.25e+30]}',
     ),
-    ('```json\n{"a": "/"}\n```', r'{"a":"\/"}'),
+    ('```json\n{"a": "/"}\n```', '{"a": "/"}'),
+    ('```json\n{"content": "c"}\n```', "c"),
+    ('{"content": "two\nlines"}', "twolines"),
+    ('{"a": "&lt; &amp;lt;"}', '{"a":"&lt; &amp;lt;"}'),
+    ('{"a": "&quot;"}', '{"a": """}'),
     ('{"content": "c", "final_answer": "f"}', '{"content":"c","final_answer":"f"}'),
     ('{"tool_call": {}}', '{"tool_call":[]}'),
     ("```json\nno json\n```", "no json"),
     ('{"a": NaN}', '{"a": NaN}'),
-    ('{"a": 1e999}', '{"a": 1e999}'),
     ('{"a": "\\ud800"}', '{"a": "\\ud800"}'),
     ('["/"]', '["/"]'),
     ('Words {"a": "/"}', 'Words {"a": "/"}'),
@@ -362,6 +396,21 @@ OTHER_JSON = [
 @pytest.mark.parametrize(("written", "read"), OTHER_JSON)
 def test_json_objects_of_other_aliases_are_encoded_anew(written: str, read: str, alias: str) -> None:
     assert text(written, model=alias) == read
+
+
+def test_a_number_beyond_a_double_makes_the_text_false() -> None:
+    assert message('{"a": 1e999}')["content"][0]["text"] is False
+    assert call('{"a": 1e999}', action="callAI", prompt="hi").body == ""
+
+
+def test_a_value_written_as_a_json_string_survives_the_backstop() -> None:
+    written = r'<parameter name="content" encoding="json">"{\"final_answer\": \"x\"}"</parameter>'
+    assert text(written) == text(written, model="claude") == written
+
+
+def test_white_space_around_the_backstop_is_that_of_ascii() -> None:
+    assert text('{\xa0"final_answer": "x"}', model="claude") == '{\xa0"final_answer": "x"}'
+    assert text('{"final_answer": "x"}\u2028', model="claude") == 'x"}\u2028'
 
 
 @pytest.mark.parametrize("alias", ["gpt-4o", "claude"])
@@ -387,10 +436,28 @@ def test_replies_are_cut_at_a_cap_that_nobody_is_told(alias: str, cap: int) -> N
     assert (body["usage"]["output_tokens"], body["stop_reason"]) == (cap, "end_turn")
 
 
-def test_reasoning_models_obey_their_limit_and_do_not_say_so() -> None:
-    body = message("x" * 400, model="o3", max_tokens="50")
+@pytest.mark.parametrize(
+    ("alias", "stop_reason"),
+    [
+        ("o1", "end_turn"),
+        ("o3-mini", "end_turn"),
+        ("gpt-5", "end_turn"),
+        ("o3", "max_tokens"),
+        ("o4-mini", "max_tokens"),
+    ],
+)
+def test_reasoning_models_obey_their_limit_and_only_two_of_them_say_so(alias: str, stop_reason: str) -> None:
+    body = message("x" * 400, model=alias, max_tokens="50")
     assert body["content"][0]["text"] == "x" * 200
-    assert (body["usage"]["output_tokens"], body["stop_reason"]) == (50, "end_turn")
+    assert (body["usage"]["output_tokens"], body["stop_reason"]) == (50, stop_reason)
+
+
+@pytest.mark.parametrize("words", [190_000 * 4, 197_000 * 4])
+def test_the_named_caps_leave_room_for_the_first_message(words: int) -> None:
+    bounded = asked(model="claude", system="x" * words).max_tokens
+    assert bounded == max(1_024, 200_000 - words // 4 - 2_000)
+    assert asked(model="claude", system="x", messages=turns("x" * words)).max_tokens == 8_192
+    assert asked(model="claude-sonnet-4-6", system="x" * words).max_tokens == 16_384
 
 
 def test_the_stop_reason_follows_a_limit_that_was_not_applied() -> None:
