@@ -67,12 +67,15 @@ def sort_fields(pairs: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[
     arrays: dict[str, list[str]] = {}
     for _, (name, value) in zip(range(MAX_INPUT_VARS), pairs, strict=False):
         stem, bracket, rest = name.lstrip(" ").partition("[")
-        if bracket and stem and "]" in rest:
+        if not _variable(stem):
+            continue
+        if "]" in rest:
             fields.pop(_variable(stem), None)
             arrays.setdefault(_variable(stem), []).append(value)
-        elif name := _variable(stem + ("_" + rest if bracket else "")):
-            arrays.pop(name, None)
-            fields[name] = value
+        else:
+            whole = _variable(stem + ("_" + rest if bracket else ""))
+            arrays.pop(whole, None)
+            fields[whole] = value
     return fields, arrays
 
 
