@@ -10,6 +10,7 @@ import math
 import re
 from decimal import Decimal
 from html.entities import name2codepoint
+from json.encoder import encode_basestring_ascii
 from typing import Any, Literal
 
 
@@ -184,5 +185,7 @@ def _scalar(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    encoded = "\x7f".join(json.dumps(part)[1:-1] for part in text.split("\x7f"))  # alone of all not escaped
-    return '"' + encoded.replace("/", r"\/") + '"'
+    if "\x7f" in text:  # the one character beyond the printable that PHP leaves as it is
+        encoded = "\x7f".join(encode_basestring_ascii(part)[1:-1] for part in text.split("\x7f"))
+        return f'"{encoded}"'.replace("/", r"\/")
+    return encode_basestring_ascii(text).replace("/", r"\/")
