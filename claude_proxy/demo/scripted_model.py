@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, TypeAlias
 
-from claude_proxy.demo.simulator import ModelReply, ModelRequest, text_of
+from claude_proxy.demo.model import ModelReply, ModelRequest, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
-import urllib.parse
-from contextlib import contextmanager
 from html.entities import name2codepoint
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
 
 import pytest
-from conftest import PATIENCE
 
 from claude_proxy.demo import simulator as sim
 from claude_proxy.demo.simulator import (
@@ -28,7 +21,7 @@ from claude_proxy.demo.simulator import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 FIELDS = {
     "token": "0123456789ABCDEF0123456789ABCDEF",
@@ -115,16 +108,30 @@ def test_bodies_are_encoded_as_php_does() -> None:
 
 
 def test_call_ai() -> None:
-    body = message(ModelReply("hello", 1, 2), action="callAI", prompt="hi", model="gpt-4.1")
+    body = message(ModelReply("hello", 1, 2), action="callAI", prompt="hi", model="gpt-4-1")
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assert body == {"status": "success", "model": "gpt-4.1", "content": "hello", "usage": usage}
-    assert message('{"a":1}', action="callAI", prompt="hi", model="gpt-4.1")["content"] == {"a": 1}
+    assert body == {"status": "success", "model": "gpt-4-1", "content": "hello", "usage": usage}
+    assert message('{"a":"&lt;"}', action="callAI", prompt="hi", model="gpt-4-1")["content"] == {"a": "&lt;"}
     assert message(ModelFailure(), action="callAI", prompt="hi")["content"] == NETWORK_APOLOGY
-    assert call(action="callAI").status == 400
-    request = asked(action="callAI", prompt="hi", json_schema='{"type":"object"}', model="gpt-4.1")
-    assert (request.json_schema, request.temperature) == ({"type": "object"}, 0.2)
-    assert request.messages == [{"role": "user", "content": "hi"}]
-    assert asked(action="callAI", prompt="hi", json_schema="{}", model="gpt-4o").json_schema is None
+    assert call(action="callAI").status == call(action="callAI", prompt="0").status == 400
+    request = asked(action="callAI", prompt="hi", model="gpt-4-1")
+    assert (request.messages, request.temperature) == ([{"role": "user", "content": "hi"}], 0.2)
+
+
+def test_a_bare_schema_becomes_strict_and_loses_empty_objects_but_for_properties() -> None:
+    schema = '{"type":"object","properties":{},"items":{},"anyOf":[{},{"enum":["a"]}]}'
+    request = asked(action="callAI", prompt="hi", json_schema=schema, model="gpt-4-1")
+    emptied = {"type": "object", "properties": {}, "items": [], "anyOf": [[], {"enum": ["a"]}]}
+    assert request.json_schema is not None
+    assert (request.json_schema["strict"], request.json_schema["schema"]) == (True, emptied)
+    named = '{"name":"n","strict":false,"schema":{"type":"object"}}'
+    assert asked(action="callAI", prompt="hi", json_schema=named, model="o3").json_schema == json.loads(named)
+    assert asked(action="callAI", prompt="hi", json_schema="no json", model="o3").json_schema is None
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1", "deepseek", "gemini-2.5-pro", "llama3370b", "claude"])
+def test_a_schema_is_dropped_where_the_alias_does_not_support_it(model: str) -> None:
+    assert asked(action="callAI", prompt="hi", json_schema='{"type":"object"}', model=model).json_schema is None
 
 
 # --- Into the model ---------------------------------------------------------------------------------------------------
@@ -154,7 +161,6 @@ def test_claude_loses_the_place_of_system_messages_and_its_max_tokens() -> None:
     assert request.messages[0] == {"role": "system", "content": "Be brief.\n\nS"}
     assert [m["content"] for m in request.messages[1:]] == ["a", "b"]
     assert request == ModelRequest("claude", request.messages, max_tokens=8192, temperature=0.5)
-    assert asked(model="claude", top_p="0.1").top_p == 0.1
     assert asked(model="claude").temperature == 0.7
     opus = asked(model="claude-opus-4-6", temperature="0.5", top_p="0.1")
     assert (opus.temperature, opus.top_p, opus.max_tokens) == (None, None, 16_384)
@@ -326,14 +332,32 @@ def test_json_of_claude_aliases_is_looked_into(written: str, read: str) -> None:
     assert text(written, model="claude") == read
 
 
-@pytest.mark.parametrize("written", ['{"content":{"a":1}}', '{"message":["a"]}', '{"final_answer":5}'])
-def test_extracted_values_that_are_no_strings_are_fatal(written: str) -> None:
+@pytest.mark.parametrize("written", ['{"content":{"a":1}}', '{"message":["a"]}', '{"content":[{"type":"text"}]}'])
+def test_an_extracted_array_that_holds_something_is_fatal(written: str) -> None:
     assert call(written, model="claude") == sim.FATAL
+    assert call(f"```json\n{written}\n```", model="gpt-4o") == sim.FATAL
+    assert call(written, model="gpt-4o").status == 200
 
 
-def test_the_apology_of_a_tool_call_has_no_usage() -> None:
-    body = message('{"tool_call":{}}', model="claude", max_tokens="1")
-    assert (body["usage"], body["stop_reason"]) == ({"input_tokens": 0, "output_tokens": 0}, "end_turn")
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [("5", "5"), ("1.50", "1.5"), ("true", "true"), ("false", "false"), ("[]", "[]"), ("{}", "[]"), ("1e400", False)],
+)
+def test_other_extracted_values_come_back_as_text(value: str, read: object) -> None:
+    for model, written in (("claude", f'{{"content":{value}}}'), ("gpt-4o", f'```json{{"content":{value}}}```')):
+        assert message(written, model=model)["content"][0]["text"] == read
+
+
+def test_the_apology_of_a_tool_call_has_the_usage_of_the_lost_reply() -> None:
+    body = message(ModelReply('{"tool_call":{}}', 12, 3), model="claude", max_tokens="3")
+    assert body["content"][0]["text"] == REPHRASE_APOLOGY
+    assert (body["usage"], body["stop_reason"]) == ({"input_tokens": 12, "output_tokens": 3}, "max_tokens")
+
+
+def test_words_beside_a_message_are_lost_and_only_the_usage_tells() -> None:
+    lost = '{"message":"Writing it","name":"Write","arguments":{"content":"' + "x" * 4000 + '"}}'
+    body = message(lost, model="claude")
+    assert (body["content"][0]["text"], body["usage"]["output_tokens"] > 1000) == ("Writing it", True)
 
 
 OTHER_JSON = [
@@ -348,12 +372,15 @@ OTHER_JSON = [
         '{"n": [12345678901234567890, 9223372036854775807, 1.25e30]}',
         '{"n":[1.2345678901234567e+19,9223372036854775807,1.25e+30]}',
     ),
-    ('```json\n{"a": "/"}\n```', r'{"a":"\/"}'),
+    ('```json\n{"a": "/"}\n```', '{"a": "/"}'),
+    ('```json\n{"content": "c"}\n```', "c"),
+    ('{"content": "two\nlines"}', "twolines"),
+    ('{"a": "&lt; &amp;lt;"}', '{"a":"&lt; &amp;lt;"}'),
+    ('{"a": "&quot;"}', '{"a": """}'),
     ('{"content": "c", "final_answer": "f"}', '{"content":"c","final_answer":"f"}'),
     ('{"tool_call": {}}', '{"tool_call":[]}'),
     ("```json\nno json\n```", "no json"),
     ('{"a": NaN}', '{"a": NaN}'),
-    ('{"a": 1e999}', '{"a": 1e999}'),
     ('{"a": "\\ud800"}', '{"a": "\\ud800"}'),
     ('["/"]', '["/"]'),
     ('Words {"a": "/"}', 'Words {"a": "/"}'),
@@ -364,6 +391,21 @@ OTHER_JSON = [
 @pytest.mark.parametrize(("written", "read"), OTHER_JSON)
 def test_json_objects_of_other_aliases_are_encoded_anew(written: str, read: str, alias: str) -> None:
     assert text(written, model=alias) == read
+
+
+def test_a_number_beyond_a_double_makes_the_text_false() -> None:
+    assert message('{"a": 1e999}')["content"][0]["text"] is False
+    assert call('{"a": 1e999}', action="callAI", prompt="hi").body == ""
+
+
+def test_a_value_written_as_a_json_string_survives_the_backstop() -> None:
+    written = r'<parameter name="content" encoding="json">"{\"final_answer\": \"x\"}"</parameter>'
+    assert text(written) == text(written, model="claude") == written
+
+
+def test_white_space_around_the_backstop_is_that_of_ascii() -> None:
+    assert text('{\xa0"final_answer": "x"}', model="claude") == '{\xa0"final_answer": "x"}'
+    assert text('{"final_answer": "x"}\u2028', model="claude") == 'x"}\u2028'
 
 
 @pytest.mark.parametrize("alias", ["gpt-4o", "claude"])
@@ -389,10 +431,28 @@ def test_replies_are_cut_at_a_cap_that_nobody_is_told(alias: str, cap: int) -> N
     assert (body["usage"]["output_tokens"], body["stop_reason"]) == (cap, "end_turn")
 
 
-def test_reasoning_models_obey_their_limit_and_do_not_say_so() -> None:
-    body = message("x" * 400, model="o3", max_tokens="50")
+@pytest.mark.parametrize(
+    ("alias", "stop_reason"),
+    [
+        ("o1", "end_turn"),
+        ("o3-mini", "end_turn"),
+        ("gpt-5", "end_turn"),
+        ("o3", "max_tokens"),
+        ("o4-mini", "max_tokens"),
+    ],
+)
+def test_reasoning_models_obey_their_limit_and_only_two_of_them_say_so(alias: str, stop_reason: str) -> None:
+    body = message("x" * 400, model=alias, max_tokens="50")
     assert body["content"][0]["text"] == "x" * 200
-    assert (body["usage"]["output_tokens"], body["stop_reason"]) == (50, "end_turn")
+    assert (body["usage"]["output_tokens"], body["stop_reason"]) == (50, stop_reason)
+
+
+@pytest.mark.parametrize("words", [190_000 * 4, 197_000 * 4])
+def test_the_named_caps_leave_room_for_the_first_message(words: int) -> None:
+    bounded = asked(model="claude", system="x" * words).max_tokens
+    assert bounded == max(1_024, 200_000 - words // 4 - 2_000)
+    assert asked(model="claude", system="x", messages=turns("x" * words)).max_tokens == 8_192
+    assert asked(model="claude-sonnet-4-6", system="x" * words).max_tokens == 16_384
 
 
 def test_the_stop_reason_follows_a_limit_that_was_not_applied() -> None:
@@ -443,229 +503,3 @@ def test_framework_actions_need_a_token() -> None:
     assert call(content="version", without="prefix action").body == info["redcap-version"]
     assert call(action="__info", token="").status == 403
     assert call(content="version", token="").status == 403
-
-
-# --- HTTP -------------------------------------------------------------------------------------------------------------
-
-TEXTS = ["plain", "", "a\r\n--b\r\n\r\nc\r\n", "&amp;=+%20 é 😀\n", "\r\n\r\n", '"quoted"; name="x"']
-
-
-def multipart(fields: dict[str, str], boundary: str = "b0undary") -> tuple[str, bytes]:
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()]
-    body = "".join(parts) + f"--{boundary}--\r\n"
-    return f'multipart/form-data; boundary="{boundary}"', body.encode()
-
-
-def urlencoded(fields: dict[str, str]) -> tuple[str, bytes]:
-    return "application/x-www-form-urlencoded", urllib.parse.urlencode(fields).encode()
-
-
-@pytest.mark.parametrize("encode", [multipart, urlencoded])
-@pytest.mark.parametrize("value", TEXTS)
-def test_forms_carry_text_whole(encode: Any, value: str) -> None:
-    fields = {"before": "1", "text": value, "after": "2"}
-    assert dict(sim.read_form(*encode(fields))) == fields
-
-
-def test_forms_as_other_clients_write_them() -> None:
-    body = (
-        b"preamble\r\n--B\r\ncontent-type: text/plain; charset=utf-8\r\nCONTENT-DISPOSITION: form-data; name=a\r\n\r\n"
-        b'1\r\n--B\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\nupload\r\n'
-        b'--B\r\nContent-Disposition: form-data; name="bad"\r\n\r\n\xff\r\n--B--\r\nepilogue'
-    )
-    assert list(sim.read_form("Multipart/Form-Data; charset=utf-8; boundary=B", body)) == [
-        ("a", "1"),
-        ("bad", "\udcff"),
-    ]
-    assert list(sim.read_form("application/json", b'{"token":"x"}')) == []
-    assert list(sim.read_form("multipart/form-data", body)) == []
-    assert list(sim.read_form("", b"a=1")) == []
-
-
-@contextmanager
-def connected(simulator: Simulator) -> Iterator[http.client.HTTPConnection]:
-    with simulator:
-        url = urllib.parse.urlsplit(simulator.url)
-        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=PATIENCE)
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-
-def post(connection: http.client.HTTPConnection, content_type: str, body: bytes, path: str = "/api/") -> Any:
-    connection.request("POST", path, body, {"Content-Type": content_type})
-    response = connection.getresponse()
-    return response.status, response.getheader("Content-Type"), response.read().decode()
-
-
-@pytest.mark.parametrize("encode", [multipart, urlencoded])
-def test_a_connection_is_kept_and_requests_are_recorded(encode: Any) -> None:
-    simulator = Simulator(Script("é"))
-    with connected(simulator) as connection:
-        for _ in range(3):
-            status, content_type, body = post(connection, *encode(FIELDS))
-            assert (status, content_type) == (200, "application/json")
-            assert json.loads(body)["content"][0]["text"] == "é"
-            assert connection.sock is not None
-    assert [received.fields for received in simulator.requests] == [FIELDS] * 3
-    assert simulator.requests[0].headers["content-type"].startswith(encode(FIELDS)[0].split(";")[0])
-
-
-def test_array_fields_over_the_wire() -> None:
-    script = Script()
-    body = urllib.parse.urlencode([*FIELDS.items(), ("stop[]", "A"), ("stop[]", "B")]).encode()
-    with connected(Simulator(script)) as connection:
-        post(connection, "application/x-www-form-urlencoded", body)
-    assert script.asked[0].stop == ("A", "B")
-
-
-def test_a_body_over_the_limit_loses_its_fields_and_so_does_json() -> None:
-    simulator = Simulator(Script(), post_max_size=2000)
-    with connected(simulator) as connection:
-        assert post(connection, *multipart(FIELDS))[0] == 200
-        for content_type, body in (multipart(FIELDS | {"system": "x" * 2000}), ("application/json", b"{}")):
-            status, kind, answer = post(connection, content_type, body)
-            assert (status, kind) == (400, "text/xml; charset=UTF-8")
-            assert "content" in answer
-            assert simulator.requests[-1].fields == {}
-
-
-def test_the_missing_slash_is_answered_with_a_redirect() -> None:
-    simulator = Simulator(Script())
-    with connected(simulator) as connection:
-        content_type, body = multipart(FIELDS)
-        connection.request("POST", "/api", body, {"Content-Type": content_type})
-        response = connection.getresponse()
-        assert (response.status, response.getheader("Location")) == (301, simulator.url)
-        assert response.read().startswith(b"<!DOCTYPE html>")
-        assert post(connection, content_type, body, path="/elsewhere/")[0] == 404
-        connection.request("GET", "/api/")
-        response = connection.getresponse()
-        assert (response.status, response.read()) == (200, str(sim.LOGIN_PAGE.body).encode())
-        connection.request("HEAD", "/api/")
-        response = connection.getresponse()
-        assert (response.status, response.read()) == (200, b"")
-
-
-def test_interception() -> None:
-    answers = iter([sim.SINGLE_SIGN_ON, CannedResponse(503, b"\xff", "x/y", {"Retry-After": "5"}), None])
-    with connected(Simulator(Script(), intercept=lambda _: next(answers))) as connection:
-        connection.request("POST", "/api/", b"")
-        response = connection.getresponse()
-        assert (response.status, response.getheader("Location")) == (302, "https://login.example.org/idp/sso")
-        response.read()
-        connection.request("POST", "/api/", b"")
-        response = connection.getresponse()
-        assert (response.status, response.getheader("Retry-After"), response.read()) == (503, "5", b"\xff")
-        assert post(connection, *multipart(FIELDS))[0] == 200
-
-
-def test_the_firewall_refuses_tags_and_commands() -> None:
-    simulator = Simulator(Script(), intercept=sim.web_application_firewall)
-    for text_, status in (("if a < b: pass", 200), ("<invoke name=", 403), ("</p>", 403), ("then rm -rf /", 403)):
-        assert simulator.answer(Received(FIELDS | {"system": text_})).status == status
-
-
-def test_requests_are_answered_in_parallel() -> None:
-    barrier = threading.Barrier(8)
-
-    def wait_for_all(_: ModelRequest) -> str:
-        barrier.wait(PATIENCE)
-        return "hi"
-
-    statuses: list[int] = []
-
-    def client(simulator: Simulator) -> None:
-        url = urllib.parse.urlsplit(simulator.url)
-        connection = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=PATIENCE)
-        statuses.append(post(connection, *multipart(FIELDS))[0])
-        connection.close()
-
-    with Simulator(wait_for_all) as simulator:
-        threads = [threading.Thread(target=client, args=(simulator,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert statuses == [200] * 8
-
-
-def test_closing_cuts_open_connections() -> None:
-    simulator = Simulator(Script())
-    with connected(simulator) as connection:
-        post(connection, *multipart(FIELDS))
-        simulator.close()
-        connection.auto_open = 0
-        with pytest.raises((http.client.HTTPException, OSError)):
-            post(connection, *multipart(FIELDS))
-
-
-# --- An OpenAI-compatible backend -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def openai_server(status: int, body: bytes) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    seen: list[tuple[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            seen.append((self.path, json.loads(self.rfile.read(int(self.headers["content-length"])))))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", seen
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-COMPLETION = {"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
-
-
-def test_openai_backend() -> None:
-    with openai_server(200, json.dumps(COMPLETION).encode()) as (url, seen):
-        request = asked(temperature="0.5")
-        for address in (url, f"{url}/", f"{url}/v1", f"{url}/v1/"):
-            assert sim.openai_backend(address)(request) == ModelReply("hi", 7, 2)
-        sim.openai_backend(url, model="small")(asked(model="claude"))
-    assert {path for path, _ in seen} == {"/v1/chat/completions"}
-    assert seen[0][1] == {
-        "model": "gpt-4o",
-        "messages": request.messages,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "frequency_penalty": 0.5,
-        "presence_penalty": 0.0,
-        "stream": False,
-    }
-    assert (seen[-1][1]["model"], seen[-1][1]["max_tokens"]) == ("small", 8192)
-
-
-@pytest.mark.parametrize(("status", "body"), [(500, b"{}"), (200, b"no json"), (200, b"{}"), (200, b"[]")])
-def test_failures_of_the_openai_backend(status: int, body: bytes) -> None:
-    with openai_server(status, body) as (url, _), pytest.raises(ModelFailure, match="/v1/chat/completions"):
-        sim.openai_backend(url)(asked())
-
-
-def test_an_error_page_of_the_openai_backend_is_closed() -> None:
-    """It is an exception and a response in one, and holds the connection until somebody closes it."""
-    with openai_server(500, b"{}") as (url, _), pytest.raises(ModelFailure) as failure:
-        sim.openai_backend(url)(asked())
-    assert isinstance(failure.value.__cause__, HTTPError)
-    assert failure.value.__cause__.closed
-
-
-def test_the_openai_backend_out_of_reach() -> None:
-    with pytest.raises(ModelFailure):
-        sim.openai_backend("http://127.0.0.1:9", timeout=2)(asked())
-    with pytest.raises(ValueError, match="http://"):
-        sim.openai_backend("file:///etc/passwd")
