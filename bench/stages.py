@@ -2,7 +2,7 @@
 """The stages of a request, and how many instructions each takes: a regression shows on a noisy machine, too.
 
     python bench/stages.py                     instructions that the processor carried out, counted by valgrind
-    python bench/stages.py --only render
+    python bench/stages.py --only prepare
     python bench/stages.py --check             fails where a stage takes more than bench/instructions.json says
     python bench/stages.py --record            writes that file
 
@@ -34,9 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import workload
 
-from claude_proxy.core.aliases import mapping, tokens
+from claude_proxy.core.aliases import mapping
 from claude_proxy.core.calls.vocabulary import Vocabulary
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages import events
 from claude_proxy.core.messages.content import Message, Usage
 from claude_proxy.core.messages.request import parse_request
@@ -45,10 +44,12 @@ from claude_proxy.core.prompt import render
 from claude_proxy.core.reply import read as reply
 from claude_proxy.core.securechat import form
 from claude_proxy.core.securechat.answer import read_answer
+from claude_proxy.shell.proxy.cache import Cache
 
 BASELINE = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05  # what instructions may grow by
 REPLY = 4096  # characters
+CAPACITY = 64_000_000  # bytes, as by default
 FEW, MORE = 1, 6  # repetitions under valgrind
 
 Stage = Callable[[], Any]
@@ -61,10 +62,9 @@ def stages(size: int) -> Mapping[str, Stage]:
     """
     body = workload.body(size)
     alias = mapping.choose_alias(workload.MODEL, {}).alias
-    memo = Memo()
-    request = parse_request(body, memo=memo)
-    rendered = render.render(request, alias, armoured=True, memo=memo)
-    tokens.estimate(rendered.texts, memo=memo)
+    cache = Cache(CAPACITY, 0)
+    request = parse_request(body, run=cache.runner(""))
+    prepared = render.prepare(request, alias, armoured=True, run=cache.runner(""))
     said = workload.reply(REPLY)
     came = workload.answer(said)
     tools = {tool.name: tool for tool in request.tools}
@@ -73,24 +73,20 @@ def stages(size: int) -> Mapping[str, Stage]:
     read = reply.read_reply(said, tools, lambda: next(ids), cut=False)
     message = Message("msg_1", workload.MODEL, read.content, "end_turn", Usage(1, 1))
 
-    def write_form(known: Memo | None = None) -> Any:
+    def write_form() -> Any:
         options: dict[str, Any] = {"token": "t", "prefix": "p", "alias": alias, "max_tokens": 1000}
-        return form.encode_form(form.form_fields(rendered, memo=known, **options), "form_1")
+        return form.encode_form(form.form_fields(prepared.prompt, **options), "form_1")
 
     def stream() -> Any:
         opening = events.opening_message("msg_1", workload.MODEL, 1)
         return list(events.EventStream(opening, thinking=False, delay=15, interval=10).finish(message))
 
-    write_form(memo)
     return {
         "parse": lambda: parse_request(body),
-        "parse again": lambda: parse_request(body, memo=memo),
-        "render": lambda: render.render(request, alias, armoured=True),
-        "render again": lambda: render.render(request, alias, armoured=True, memo=memo),
-        "estimate": lambda: tokens.estimate(rendered.texts),
-        "estimate again": lambda: tokens.estimate(rendered.texts, memo=memo),
+        "parse again": lambda: parse_request(body, run=cache.runner("")),
+        "prepare": lambda: render.prepare(request, alias, armoured=True),
+        "prepare again": lambda: render.prepare(request, alias, armoured=True, run=cache.runner("")),
         "form": write_form,
-        "form again": lambda: write_form(memo),
         "answer": lambda: read_answer(200, {}, came, url="", prefix="", sent_bytes=0),
         "reply": lambda: reply.read_reply(said, tools, lambda: next(ids), cut=False, vocabulary=vocabulary),
         "json": lambda: to_bytes(message_json(message)),

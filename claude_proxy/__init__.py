@@ -23,6 +23,7 @@ Glossary, the words that the code uses in one sense each:
     repair          a second ask, which says what was wrong with the reply to the first
     reply           what the model wrote, read: content blocks and a stop reason
     snapshot        settings and upstreams of one moment; a request goes by one from its beginning to its end
+    step            a costly pure function on the way to a prompt; the shell remembers what it gave
     upstream        the way to one REDCap: its address, how it is reached, connections that are kept
 """
 

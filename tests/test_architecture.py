@@ -30,7 +30,7 @@ PACKAGES = (
     *(
         f"core.{name}"
         for name in (
-            *("expressions", "json_text", "memo", "json_schema", "messages", "aliases", "calls", "prompt"),
+            *("expressions", "json_text", "steps", "json_schema", "messages", "aliases", "calls", "prompt"),
             *("securechat", "reply", "http1"),
         )
     ),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+TOO_DEEP = "The request body is not valid JSON: it is nested too deeply"
+
 
 def to_json(value: Any) -> str:
     """A value as compact JSON."""

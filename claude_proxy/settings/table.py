@@ -228,8 +228,8 @@ class Settings:
     cache_mb: int = _setting(
         whole_number(0, 100_000),
         "64",
-        "MB of memory for conversations, so that their next turns cost less; one counts for about five times its size, "
-        "and is forgotten when it has been idle for 5 minutes at most. 0 keeps nothing.",
+        "MB of memory for conversations, so that their next turns cost less; one counts for three to four times its "
+        "size, and is forgotten when it has been idle for 5 minutes at most. 0 keeps nothing.",
     )
     head_timeout: float = _setting(seconds(0.1, 600), "20", "Seconds a client has to send the head of a request.")
     body_timeout: float = _setting(

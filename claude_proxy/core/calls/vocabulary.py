@@ -7,7 +7,6 @@ from functools import cached_property
 
 from claude_proxy.core.calls.arguments import Parameters
 from claude_proxy.core.json_schema.types import properties
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Tool
 
 
@@ -27,8 +26,3 @@ class Vocabulary:
     def elements(self) -> frozenset[str]:
         """The names, in lower case, that may be tags of their own: those of the tools and of their parameters."""
         return frozenset(name.lower() for name in (*self.parameters, *self.known))
-
-
-def vocabulary_of(tools: Mapping[str, Tool], memo: Memo) -> Vocabulary:
-    """The vocabulary of tools, as long as they are remembered."""
-    return memo.content("vocabulary", lambda: Vocabulary(tools), of=tuple(tools.values()))

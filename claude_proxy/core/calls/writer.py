@@ -23,45 +23,41 @@ parameter names match `[A-Za-z0-9_.-]+`, as the Messages API demands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from claude_proxy.core.calls.call import Call
 from claude_proxy.core.calls.reader import Reader
 from claude_proxy.core.calls.tags import BLOCK_TAG
 from claude_proxy.core.calls.values import write_value
-from claude_proxy.core.calls.vocabulary import Vocabulary, vocabulary_of
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.json_schema.types import properties, types
 from claude_proxy.core.json_text import to_json
-from claude_proxy.core.memo import Memo, digest
 from claude_proxy.core.messages.content import Tool
 
 
 class CallWriter:
     """Writes calls of certain tools, each in the plainest form that reads back as what it is.
 
-    Whether it does is found out by reading, which is expensive, and remembered for the next turn of the conversation.
-
-    Attributes:
-        offered: stands for the tools, in a memo.
+    Whether it does is found out by reading, which is expensive.
     """
 
-    def __init__(self, tools: Mapping[str, Tool], memo: Memo | None = None) -> None:
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
         """Prepare.
 
         Args:
             tools: those that are offered; calls of others are written as if they took anything.
-            memo: what was found out before.
         """
         self._tools = tools
-        self._memo = memo if memo is not None else Memo()
-        self._vocabulary: Vocabulary | None = None
         self._allowed: dict[str, Mapping[str, frozenset[str]]] = {}
-        self.offered = digest(to_json([[name, tool.input_schema] for name, tool in tools.items()])).hex()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What models may call the tools and their parameters."""
+        return Vocabulary(self._tools)
 
     def write(self, calls: Sequence[Call]) -> str:
         """Write calls as one block."""
-        meant = to_json([[call.name, call.arguments] for call in calls])
-        encoded = self._memo.verdict(f"calls of {self.offered}", meant, lambda: self._which_encoded(calls))
-        return self._block(calls, encoded)
+        return self._block(calls, self._which_encoded(calls))
 
     def _which_encoded(self, calls: Sequence[Call]) -> tuple[bool, ...]:
         """Which calls of a block have to be encoded so that it reads back exactly."""
@@ -77,9 +73,8 @@ class CallWriter:
 
     def _reads_as(self, text: str, calls: Sequence[Call]) -> bool:
         """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
-        self._vocabulary = self._vocabulary or vocabulary_of(self._tools, self._memo)
         for cut in (False, True):
-            block = Reader(text, self._tools, cut=cut, vocabulary=self._vocabulary).read(0)
+            block = Reader(text, self._tools, cut=cut, vocabulary=self.vocabulary).read(0)
             if block.calls != tuple(calls) or block.end != len(text) or block.truncated:
                 return False
         return True

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from claude_proxy.core.steps import Marked
+
 Role: TypeAlias = Literal["user", "assistant", "system"]
 StopReason: TypeAlias = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
 
@@ -94,7 +96,7 @@ Block: TypeAlias = Text | Image | Document | ToolUse | ToolResult | ToolReferenc
 
 
 @dataclass(frozen=True)
-class MessageParam:
+class MessageParam(Marked):
     """One entry of a request's `messages`. Thinking of earlier turns is not kept: no text-only model wants it back."""
 
     role: Role
@@ -102,7 +104,7 @@ class MessageParam:
 
 
 @dataclass(frozen=True)
-class Tool:
+class Tool(Marked):
     """A client tool.
 
     Attributes:

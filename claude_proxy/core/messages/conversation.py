@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NoReturn, cast
 
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.blocks import read_content
 from claude_proxy.core.messages.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
-from claude_proxy.core.messages.json_node import Node, Tally
+from claude_proxy.core.messages.json_node import Node, Rules, Tally
 from claude_proxy.core.messages.tools import read_tool
+from claude_proxy.core.steps import Json, Runner
 from claude_proxy.errors import InvalidRequest
 
 PREFILL_REFUSED = (
@@ -34,14 +33,14 @@ class Conversation:
     withdrawn: frozenset[str]
 
 
-def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Memo) -> Conversation:
+def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Runner) -> Conversation:
     """Read the messages.
 
     Args:
         field: `messages`.
         tools: the tools that the request offers from the beginning.
         model: the model's name, for the sentence that refuses a tool type.
-        memo: the messages that were read before.
+        run: runs the reading of a message, or knows what it gives.
 
     Raises:
         InvalidRequest: a message breaks the API's rules.
@@ -49,8 +48,8 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Me
     entries = field.items()
     if not entries:
         field.fail("at least one message is required")
-    messages = [entry.recall(memo, "message", _message) for entry in entries]
-    added, withdrawn = _tool_changes(entries, tools, model, memo)
+    messages = [_read(entry, run) for entry in entries]
+    added, withdrawn = _tool_changes(entries, tools, model)
     start = _start(entries)
     shown, prefill = _split_prefill(_without_cleared(entries, messages)[start:])
     pairing = _Pairing(field.tally)
@@ -58,6 +57,32 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, memo: Me
         pairing.add(message)
     pairing.end_turn()
     return Conversation(tuple(pairing.messages), prefill, added, withdrawn)
+
+
+@dataclass(frozen=True)
+class ReadMessage:
+    """What one message was read as, and how many of its fields and keys nobody here knows."""
+
+    message: MessageParam
+    ignored: int
+
+
+def read_message(entry: Json, version: str) -> ReadMessage:
+    """Read one message: a step.
+
+    Raises:
+        InvalidRequest: it breaks the rules of this API version.
+    """
+    node = Node(entry.value, entry.path, Rules(version=version), Tally())
+    node.limit_depth()
+    message = _message(node)
+    return ReadMessage(message, node.tally.ignored)
+
+
+def _read(entry: Node, run: Runner) -> MessageParam:
+    read = run(read_message, Json(entry.value, entry.path), entry.rules.version)
+    entry.tally.ignored += read.ignored
+    return read.message
 
 
 def _message(entry: Node) -> MessageParam:
@@ -154,7 +179,7 @@ class _Pairing:
 
 
 def _tool_changes(
-    entries: Sequence[Node], tools: tuple[Tool, ...], model: str, memo: Memo
+    entries: Sequence[Node], tools: tuple[Tool, ...], model: str
 ) -> tuple[tuple[Tool, ...], frozenset[str]]:
     """The tools that `tool_addition`s define, and the names of those that are withdrawn in the end."""
     added: dict[str, Tool] = {}
@@ -162,7 +187,7 @@ def _tool_changes(
     for change in _changes(entries):
         tool = change.require("tool")
         if tool.require("type").string() == "tool_definition":
-            if defined := tool.require("definition").recall(memo, "added tool", partial(_added_tool, model=model)):
+            if defined := _added_tool(tool.require("definition"), model):
                 added[defined.name] = defined
                 withdrawn.discard(defined.name)
             continue
@@ -178,6 +203,7 @@ def _tool_changes(
 
 
 def _added_tool(definition: Node, model: str) -> Tool | None:
+    definition.limit_depth()
     tool = read_tool(definition, model)
     return tool and replace(tool, defer_loading=True)  # it is shown where it is added
 

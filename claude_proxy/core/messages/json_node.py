@@ -6,23 +6,18 @@ words. What nobody here knows is let pass and counted, since Claude Code adds fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
-from claude_proxy.core.json_text import is_deeper
-from claude_proxy.core.memo import Memo, fingerprint
+from claude_proxy.core.json_text import TOO_DEEP, is_deeper
 from claude_proxy.errors import InvalidRequest
-
-T = TypeVar("T")
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
 
 _MAX_ITEMS = 100_000  # as many messages as the real API takes
 # Far less than Python can recurse, so that whatever is read can be checked, rendered and written.
 _MAX_DEPTH = 199  # of a field, a message or a tool
-
-TOO_DEEP = "The request body is not valid JSON: it is nested too deeply"
 
 
 @dataclass(frozen=True)
@@ -73,28 +68,6 @@ class Node:
         """Refuse a value that is nested too deeply."""
         if is_deeper(self.value, _MAX_DEPTH):
             raise InvalidRequest(TOO_DEEP)
-
-    def recall(self, memo: Memo, what: str, read: Callable[[Node], T]) -> T:
-        """What was read from an equal value for the same API version, or else is read now.
-
-        Args:
-            memo: what was read before.
-            what: the kind of result.
-            read: reads the value, and depends on nothing else.
-        """
-
-        def find() -> tuple[T, int]:
-            self.limit_depth()
-            own = Tally()
-            return read(Node(self.value, self.path, self.rules, own)), own.ignored
-
-        try:
-            size, mark = fingerprint(self.value)
-        except ValueError:
-            raise InvalidRequest(TOO_DEEP) from None
-        found, ignored = memo.content((what, mark, self.rules.version), find, size=size)
-        self.tally.ignored += ignored
-        return found
 
     # --- going down ---------------------------------------------------------------------------------------------------
 

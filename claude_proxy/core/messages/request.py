@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, NoReturn
 
+from claude_proxy.core import steps
 from claude_proxy.core.json_schema.validate import schema_fault, unchecked
-from claude_proxy.core.memo import Memo
+from claude_proxy.core.json_text import TOO_DEEP
 from claude_proxy.core.messages.content import Request
 from claude_proxy.core.messages.conversation import PREFILL_REFUSED, read_conversation
-from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, TOO_DEEP, Node, Rules, Tally
-from claude_proxy.core.messages.tools import read_tool_choice, read_tools
+from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Node, Rules, Tally
+from claude_proxy.core.messages.tools import read_offers, read_tool_choice
+from claude_proxy.core.steps import Runner
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -67,7 +68,7 @@ def parse_request(
     rules: Rules = Rules(),  # noqa: B008 - frozen
     *,
     count_only: bool = False,
-    memo: Memo | None = None,
+    run: Runner = steps.run,
 ) -> Request:
     """Read the body of `POST /v1/messages`, or of `…/count_tokens`.
 
@@ -75,20 +76,19 @@ def parse_request(
         body: JSON text in UTF-8.
         rules: for which API version.
         count_only: do without `max_tokens`.
-        memo: what was read before; what is read again is the same object.
+        run: runs the steps of reading, or knows what they give.
 
     Raises:
         InvalidRequest: the body is not JSON, or a field breaks the API's rules.
         NotFound: it continues a thread, of which this server has none.
     """
-    memo = Memo() if memo is None else memo
     tally = Tally(ignored=len(rules.betas - KNOWN_BETAS))
     top = Node(_load(body), "", rules, tally)
     _check_fields(top, count_only=count_only)
     model = _model(top.require("model"))
     offers = top.get("tools")
-    tools = offers.recall(memo, "tools", partial(read_tools, model=model)) if offers else ()
-    conversation = read_conversation(top.require("messages"), tools, model, memo)
+    tools = read_offers(offers, model, run) if offers else ()
+    conversation = read_conversation(top.require("messages"), tools, model, run)
     offered = (*tools, *conversation.added)
     callable_tools = tuple(tool for tool in offered if tool.name not in conversation.withdrawn)
     thinking = _thinking(top.get("thinking"))

@@ -15,7 +15,6 @@ from claude_proxy.core.calls.writer import CallWriter
 from claude_proxy.core.json_schema import types as json_schema
 from claude_proxy.core.json_schema.types import Schema
 from claude_proxy.core.json_text import to_json
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Request, Tool, ToolChoice
 
 _HOW_TO_CALL = """\
@@ -37,13 +36,13 @@ To call tools, end your reply with one block in exactly this form:
   without a block."""
 
 
-def describe_tools(tools: Iterable[Tool], memo: Memo | None = None) -> str:
+def describe_tools(tools: Iterable[Tool]) -> str:
     """The part of the system text that presents the tools and the notation."""
     shown = list(tools)
     catalogue = "\n".join(describe_tool(tool) for tool in shown)
     return (
         "# Tools\n\nYou act through tools. They are, one JSON object a line:\n\n"
-        f"<tools>\n{catalogue}\n</tools>\n\n{_HOW_TO_CALL}{_examples(shown, memo)}"
+        f"<tools>\n{catalogue}\n</tools>\n\n{_HOW_TO_CALL}{_examples(shown)}"
     )
 
 
@@ -62,9 +61,9 @@ _EXAMPLE_VALUES = {"integer": 10, "number": 10, "boolean": True, "array": [], "o
 _PLAIN_ANSWER = "What needs no tool is answered directly:\nThe capital of Italy is Rome."
 
 
-def _examples(tools: Sequence[Tool], memo: Memo | None) -> str:
+def _examples(tools: Sequence[Tool]) -> str:
     """Worked examples: a text of several lines, where a tool takes one, and two calls in one block."""
-    writer = CallWriter({tool.name: tool for tool in tools}, memo)
+    writer = CallWriter({tool.name: tool for tool in tools})
     written = [f"I'll do that now.\n{writer.write(calls)}" for calls in _choose_examples(tools)]
     if not written:
         return ""

@@ -7,20 +7,29 @@ alternate and a user has the first and the last word.
 
 Images and PDFs keep their place between the texts where the alias can take them; elsewhere a note says what was left
 out, so that the model does not imagine it.
+
+The costly steps are `prepare_tools`, `describe_system` and, for each message, `prepare_message`: from what the message
+was read as to its parts, their tokens and the JSON of its text. A message depends on little besides itself: on the
+tools, on what is known of the alias (`View`), on the names of the calls that its results answer, and on which deferred
+tools were shown before it. A turn is made of its messages' pieces, and needs no text to be read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
-from operator import itemgetter
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
+from claude_proxy.core import steps
+from claude_proxy.core.aliases import tokens
 from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.calls.call import Call
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.calls.writer import CallWriter
-from claude_proxy.core.memo import Memo
+from claude_proxy.core.json_text import to_json
 from claude_proxy.core.messages.content import (
     Block,
     Document,
@@ -35,7 +44,9 @@ from claude_proxy.core.messages.content import (
     ToolUse,
 )
 from claude_proxy.core.prompt import armour, instructions
+from claude_proxy.core.steps import Marked, Runner
 from claude_proxy.errors import InvalidRequest
+from claude_proxy.settings.toml_file import Family, Tokenizer
 
 Side: TypeAlias = Literal["user", "assistant"]
 Part: TypeAlias = str | Image | Document
@@ -48,11 +59,18 @@ class Turn:
 
     Attributes:
         role: whose turn it is.
-        parts: what it holds: texts, never two in a row, and between them images and PDFs.
+        written: its text, as it stands in JSON between quotation marks; empty where there is anything but text.
+        mixed: where there is, what it holds: texts, never two in a row, and between them images and PDFs.
     """
 
     role: Side
-    parts: tuple[Part, ...]
+    written: str
+    mixed: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it holds: texts, never two in a row, and between them images and PDFs."""
+        return self.mixed or ((json.loads(f'"{self.written}"'),) if self.written else ())
 
     @property
     def text(self) -> str:
@@ -62,12 +80,15 @@ class Turn:
     @property
     def media(self) -> Iterator[Image | Document]:
         """Its images and PDFs."""
-        return (part for part in self.parts if not isinstance(part, str))
+        return (part for part in self.mixed if not isinstance(part, str))
 
 
 def turn(role: Side, *parts: Part) -> Turn:
-    """A turn; texts that follow each other are joined."""
-    return Turn(role, _merged(parts))
+    """A turn; texts that follow each other are joined. Text alone is kept as it is sent, and in no other form."""
+    merged = _merged(parts)
+    if all(isinstance(part, str) for part in merged):
+        return Turn(role, to_json("".join(map(str, merged)))[1:-1])
+    return Turn(role, "", merged)
 
 
 def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -130,152 +151,277 @@ _OPENING = "(The beginning of this conversation is not shown.)"
 _CLOSING = "(Go on.)"
 
 
-def render(request: Request, alias: Alias, *, armoured: bool, memo: Memo | None = None) -> Prompt:
+class View(NamedTuple):
+    """What decides, besides the conversation, how it is written for a model.
+
+    Attributes:
+        sees: whether the model takes images.
+        reads_pdfs: whether it takes PDFs.
+        family: how the module passes a call on.
+        tokenizer: whose way to count tokens comes nearest.
+        armoured: whether the module decodes entities, so that texts must carry the armour of `armour`.
+    """
+
+    sees: bool
+    reads_pdfs: bool
+    family: Family
+    tokenizer: Tokenizer
+    armoured: bool
+
+    def protect(self, text: str) -> str:
+        """What is done to each text; texts that are joined later have line ends between them, which no entity holds."""
+        return armour.armour(text) if self.armoured else text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request, ready to be asked.
+
+    Attributes:
+        prompt: what the model will read.
+        tokens: about how many tokens its texts are. Each message is measured by itself, so this is some tokens off
+            what `tokens.estimate` says of the whole turns.
+        vocabulary: of all tools of the request.
+    """
+
+    prompt: Prompt
+    tokens: int
+    vocabulary: Vocabulary
+
+
+def render(request: Request, alias: Alias, *, armoured: bool) -> Prompt:
+    """The prompt of `prepare`."""
+    return prepare(request, alias, armoured=armoured).prompt
+
+
+def prepare(request: Request, alias: Alias, *, armoured: bool, run: Runner = steps.run) -> Prepared:
     """Render a request for the model behind an alias.
 
     Args:
         request: the request.
         alias: the model, which may be unable to see.
-        armoured: whether the module decodes entities, so that texts must carry the armour of `core.entities`.
-        memo: what was found out when earlier turns of conversations were rendered.
+        armoured: whether the module decodes entities, so that texts must carry the armour of `armour`.
+        run: runs the steps, or knows what they give.
 
     Raises:
         InvalidRequest: a tool's schema or a call's input is nested too deeply, or an image cannot be passed on.
     """
-    memo = Memo() if memo is None else memo
+    view = View(alias.sees, alias.reads_pdfs, alias.family, alias.tokenizer, armoured)
     try:
-        turns = _turns(request, _Renderer(request.tools, alias, memo, armoured=armoured))
-        return Prompt(_system(request, memo, armoured=armoured), tuple(turns))
+        tools = run(prepare_tools, request.tools, view)
+        said = _said(request, view, _prepared_messages(request, tools, view, run), run)
+        system = _system(request, tools, view, run)
     except RecursionError:
         raise InvalidRequest("The request body is nested too deeply.") from None
-
-
-def _protection(*, armoured: bool) -> Callable[[str], str]:
-    """What is done to each text; texts that are joined later have line ends between them, which no entity holds."""
-    return armour.armour if armoured else _unchanged
-
-
-def _unchanged(text: str) -> str:
-    return text
+    prompt = Prompt("\n\n".join(part.text for part in system), tuple(map(_joined_turn, said)))
+    measured = tokens.join([part.tokens for part in system])
+    measured += sum(tokens.join([message.tokens for message in each]) for each in said)
+    return Prepared(prompt, measured, tools.writer.vocabulary)
 
 
 # --- the system text --------------------------------------------------------------------------------------------------
 
 
-def _system(request: Request, memo: Memo, *, armoured: bool) -> str:
-    protect = _protection(armoured=armoured)
-    texts = [_without_billing_header(text) for text in request.system]
-    parts = [protect(text) for text in texts if text.strip()]
-    parts.append(_CHANNEL_NOTE if armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES)
+@dataclass(frozen=True)
+class SystemPart:
+    """A part of the system text, and how many tokens it is."""
+
+    text: str
+    tokens: int
+
+
+def _system(request: Request, tools: Toolbox, view: View, run: Runner) -> list[SystemPart]:
+    texts = tuple(text for each in request.system if (text := _without_billing_header(each)).strip())
+    parts = [run(describe_system, texts, view)]
     if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
-        shown = tuple(tool for tool in request.tools if not tool.defer_loading)
-        parts.append(
-            memo.content(("catalogue", armoured), lambda: protect(instructions.describe_tools(shown, memo)), of=shown)
-        )
+        parts.append(tools.described)
     if request.output_schema is not None:
-        parts.append(protect(instructions.describe_output(request.output_schema)))
-    return "\n\n".join(parts)
+        parts.append(_system_part(instructions.describe_output(request.output_schema), view))
+    return parts
+
+
+def describe_system(texts: tuple[str, ...], view: View) -> SystemPart:
+    """What the client says of the model's task, and what is to be said of the channel: a step."""
+    note = _CHANNEL_NOTE if view.armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES
+    text = "\n\n".join([*map(view.protect, texts), note])
+    return SystemPart(text, tokens.measure(text, view.tokenizer))
+
+
+def _system_part(text: str, view: View) -> SystemPart:
+    text = view.protect(text)
+    return SystemPart(text, tokens.measure(text, view.tokenizer))
 
 
 def _without_billing_header(text: str) -> str:
     return text.partition("\n")[2] if text.startswith(_BILLING_HEADER) else text
 
 
+# --- the tools --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Toolbox(Marked):
+    """The tools of a request, and what follows from them.
+
+    Attributes:
+        tools: by their names.
+        writer: writes calls of them.
+        described: what the system text says of those that are shown from the beginning.
+    """
+
+    tools: Mapping[str, Tool]
+    writer: CallWriter
+    described: SystemPart
+
+    @cached_property
+    def mark(self) -> bytes:
+        """Stands for the tools, as an argument of steps."""
+        return b"".join(tool.mark for tool in self.tools.values())
+
+
+def prepare_tools(tools: tuple[Tool, ...], view: View) -> Toolbox:
+    """What follows from the tools of a request: a step."""
+    by_name = {tool.name: tool for tool in tools}
+    described = instructions.describe_tools(tool for tool in tools if not tool.defer_loading)
+    return Toolbox(by_name, CallWriter(by_name), _system_part(described, view))
+
+
 # --- the conversation -------------------------------------------------------------------------------------------------
 
 
-def _turns(request: Request, renderer: _Renderer) -> list[Turn]:
-    """The rendered turns: `system` messages join the user's, consecutive ones of a side become one."""
-    sides: list[tuple[Side, list[Part]]] = []
-    for message in request.messages:
-        if parts := renderer.render(message):
-            _say(sides, "assistant" if message.role == "assistant" else "user", parts)
-    if not sides or sides[0][0] == "assistant":
-        sides.insert(0, ("user", [_OPENING]))
+@dataclass(frozen=True)
+class PreparedMessage:
+    """What a message is for the model.
+
+    Attributes:
+        turn: a turn of its own; the turns of neighbours of the same side are joined.
+        tokens: about how many tokens its texts are.
+        shows: the names of deferred tools that are shown in it for the first time.
+    """
+
+    turn: Turn
+    tokens: int
+    shows: frozenset[str] = frozenset()
+
+
+def prepare_text(side: Side, text: str, view: View) -> PreparedMessage:
+    """What is not the client's words: a step."""
+    text = view.protect(text)
+    return PreparedMessage(turn(side, text), tokens.measure(text, view.tokenizer))
+
+
+def _said(
+    request: Request, view: View, messages: Iterable[PreparedMessage], run: Runner
+) -> list[list[PreparedMessage]]:
+    """What is said in each turn: a user has the first and the last word."""
+    said: list[list[PreparedMessage]] = []
+    for prepared in messages:
+        if prepared.turn.written or prepared.turn.mixed:
+            _say(said, prepared)
+    if not said or said[0][0].turn.role == "assistant":
+        said.insert(0, [run(prepare_text, "user", _OPENING, view)])
     if request.prefill:
-        _say(sides, "assistant", [renderer.protect(request.prefill.rstrip())])
+        _say(said, run(prepare_text, "assistant", request.prefill.rstrip(), view))
     if reminder := instructions.remind(request):
-        _say(sides, "user", [renderer.protect(reminder)])
-    elif sides[-1][0] == "assistant":
-        _say(sides, "user", [_CLOSING])
-    return [turn(side, *parts) for side, parts in sides]
+        _say(said, run(prepare_text, "user", reminder, view))
+    elif said[-1][0].turn.role == "assistant":
+        _say(said, run(prepare_text, "user", _CLOSING, view))
+    return said
 
 
-def _say(sides: list[tuple[Side, list[Part]]], side: Side, parts: Sequence[Part]) -> None:
-    if sides and sides[-1][0] == side:
-        sides[-1][1].extend(["\n\n", *parts])
+def _say(said: list[list[PreparedMessage]], prepared: PreparedMessage) -> None:
+    if said and said[-1][0].turn.role == prepared.turn.role:
+        said[-1].append(prepared)
     else:
-        sides.append((side, [*parts]))
+        said.append([prepared])
 
 
-_Named: TypeAlias = tuple[str, ToolResult]
-"""A result, and the name of the tool that it comes from."""
+def _joined_turn(said: Sequence[PreparedMessage]) -> Turn:
+    turns = [message.turn for message in said]
+    if len(turns) == 1:
+        return turns[0]
+    if any(each.mixed for each in turns):
+        return turn(turns[0].role, *_joined((list(each.parts) for each in turns), "\n\n"))
+    return Turn(turns[0].role, "\\n\\n".join(each.written for each in turns))
 
 
-class _Renderer:
-    """Renders messages in their order; what it remembers comes from earlier messages only."""
+def _prepared_messages(request: Request, tools: Toolbox, view: View, run: Runner) -> Iterator[PreparedMessage]:
+    """Each message; what it depends on comes from earlier messages only."""
+    calls: dict[str, tuple[int, str, str]] = {}  # tool_use id -> the call's position, its id, the tool's name
+    shown: frozenset[str] = frozenset()
+    for message in request.messages:
+        answered: tuple[tuple[str, str], ...] = ()
+        if message.role == "assistant":
+            uses = [block for block in message.content if isinstance(block, ToolUse)]
+            calls |= {use.id: (place, use.id, use.name) for place, use in enumerate(uses, len(calls))}
+        elif ids := {block.tool_use_id for block in message.content if isinstance(block, ToolResult)}:
+            known = sorted(calls[each] for each in ids & calls.keys())
+            answered = tuple((tool_use_id, name) for _, tool_use_id, name in known)
+        prepared = run(prepare_message, message, tools, view, answered, shown)
+        shown |= prepared.shows
+        yield prepared
 
-    def __init__(self, tools: tuple[Tool, ...], alias: Alias, memo: Memo, *, armoured: bool) -> None:
-        self.tools = {tool.name: tool for tool in tools}
-        self.writer = memo.content("writer", lambda: CallWriter(self.tools, memo), of=tools)
-        self.alias = alias
-        self.shown = {tool.name for tool in tools if not tool.defer_loading}
-        self.calls: dict[str, tuple[int, str]] = {}  # tool_use id -> the call's position and the tool's name
-        self.protect = _protection(armoured=armoured)
-        self._memo = memo
-        self._way = (armoured, alias.sees, alias.reads_pdfs, alias.family)
 
-    def render(self, message: MessageParam) -> tuple[Part, ...]:
-        """The parts of a message, as they were rendered a turn ago if nothing has changed that they depend on."""
-        self._number_calls(message)
-        results = self._results(message)
-        if _has_references(message):  # they depend on those before
-            return self._render(message, results)
-        names = tuple((name, id(result)) for name, result in results)
-        return self._memo.content(
-            ("parts", self._way, self.writer.offered, names), lambda: self._render(message, results), of=(message,)
-        )
+def prepare_message(
+    message: MessageParam, tools: Toolbox, view: View, answered: tuple[tuple[str, str], ...], shown: frozenset[str]
+) -> PreparedMessage:
+    """Write a message for the model: a step.
 
-    def _render(self, message: MessageParam, results: list[_Named]) -> tuple[Part, ...]:
-        parts = self._assistant(message) if message.role == "assistant" else self._user(message, results)
-        return tuple(self.protect(part) if isinstance(part, str) else part for part in _merged(parts))
+    Args:
+        message: the message.
+        tools: those of the request.
+        view: what decides besides.
+        answered: the calls that its results answer, in their order: the id of each, and the name of its tool.
+        shown: the names of the deferred tools that have been shown before.
 
-    def _user(self, message: MessageParam, results: list[_Named]) -> list[Part]:
-        """What the user or the operator said, behind the results of the calls."""
-        texts = [self._result(name, result) for name, result in results]
+    Raises:
+        InvalidRequest: an image cannot be passed on.
+    """
+    writer = _MessageWriter(tools, view, shown)
+    side: Side = "assistant" if message.role == "assistant" else "user"  # `system` messages stand among the user's
+    parts = writer.assistant(message) if side == "assistant" else writer.user(message, answered)
+    protected = [view.protect(part) if isinstance(part, str) else part for part in _merged(parts)]
+    text = "".join(part for part in protected if isinstance(part, str))
+    return PreparedMessage(turn(side, *protected), tokens.measure(text, view.tokenizer), writer.shown - shown)
+
+
+class _MessageWriter:
+    """Writes the blocks of one message.
+
+    Attributes:
+        shown: the names of deferred tools that have been shown, in this message or before.
+    """
+
+    def __init__(self, tools: Toolbox, view: View, shown: frozenset[str]) -> None:
+        self.shown = shown
+        self._tools = tools
+        self._view = view
+
+    def user(self, message: MessageParam, answered: Sequence[tuple[str, str]]) -> list[Part]:
+        """What the user or the operator said, behind the results, in the order of the calls: they come as tools end."""
+        calls = {tool_use_id: (place, name) for place, (tool_use_id, name) in enumerate(answered)}
+        unknown = (len(calls), "unknown")
+        results = [block for block in message.content if isinstance(block, ToolResult)]
+        results.sort(key=lambda result: calls.get(result.tool_use_id, unknown)[0])
+        texts = [self._result(calls.get(result.tool_use_id, unknown)[1], result) for result in results]
         texts += [self._plain(block) for block in message.content if not isinstance(block, ToolResult)]
         if message.role == "system":
             texts = [_wrap("system_message", "", text) for text in texts]
         return _joined(texts, "\n\n")
 
-    def _assistant(self, message: MessageParam) -> list[Part]:
+    def assistant(self, message: MessageParam) -> list[Part]:
         """What the assistant said, its calls in the canonical notation, whatever form they came in."""
         texts: list[list[Part]] = []
         for is_call, run in groupby(message.content, key=lambda block: isinstance(block, ToolUse)):
             if is_call:
                 calls = [Call(block.name, block.input) for block in run if isinstance(block, ToolUse)]
-                texts.append([self.writer.write(calls)])
+                texts.append([self._tools.writer.write(calls)])
             else:
                 texts += [self._plain(block) for block in run]
         parts = _joined(texts, "\n")
         if parts and isinstance(parts[-1], str):
             parts[-1] = parts[-1].rstrip()  # Anthropic's models refuse an assistant turn that ends in white space
         return parts
-
-    def _number_calls(self, message: MessageParam) -> None:
-        for block in message.content:
-            if isinstance(block, ToolUse):
-                self.calls[block.id] = (len(self.calls), block.name)
-
-    def _results(self, message: MessageParam) -> list[_Named]:
-        """The tool results of a message in the order of their calls: they come in the order in which tools finished."""
-        unknown = (len(self.calls), "unknown")
-        results = [
-            (*self.calls.get(block.tool_use_id, unknown), block)
-            for block in message.content
-            if isinstance(block, ToolResult)
-        ]
-        return [(name, result) for _, name, result in sorted(results, key=itemgetter(0))]
 
     def _result(self, name: str, result: ToolResult) -> list[Part]:
         status = ' status="error"' if result.is_error else ""
@@ -299,9 +445,9 @@ class _Renderer:
 
     def _image(self, image: Image) -> Part:
         kind = f" ({image.media_type})" if image.media_type else ""
-        if not self.alias.sees:
+        if not self._view.sees:
             return f"[image{kind} left out: the model behind this alias cannot see images. Do not guess what it shows.]"
-        if image.url and self.alias.family == "claude":
+        if image.url and self._view.family == "claude":
             raise InvalidRequest(
                 "This server fetches no images, and the model takes them as data only: send a base64 source."
             )
@@ -313,7 +459,7 @@ class _Renderer:
         if not document.pdf:
             parts = _joined([[*context], *(self._plain(block) for block in document.content)], "\n")
             return _wrap("document", head, parts)
-        if self.alias.reads_pdfs:
+        if self._view.reads_pdfs:
             return [*context, document]
         return [
             f"[PDF document{head} left out: this channel cannot carry it. Do not guess what it says; extract its text "
@@ -322,21 +468,13 @@ class _Renderer:
 
     def _reference(self, name: str) -> str:
         """A deferred tool is shown where it is first referenced."""
-        if name in self.shown:
-            return f"[The tool {name} can be called.]"
-        if name not in self.tools:
+        tool = self._tools.tools.get(name)
+        if not tool:
             return f"[The tool {name} is not available.]"
-        self.shown.add(name)
-        return f"From now on this tool can be called, too:\n{instructions.describe_tool(self.tools[name])}"
-
-
-def _has_references(message: MessageParam) -> bool:
-    """Whether a message names tools that may have been shown before it."""
-    return any(
-        isinstance(block, ToolReference)
-        or (isinstance(block, ToolResult) and any(isinstance(item, ToolReference) for item in block.content))
-        for block in message.content
-    )
+        if name in self.shown or not tool.defer_loading:
+            return f"[The tool {name} can be called.]"
+        self.shown |= {name}
+        return f"From now on this tool can be called, too:\n{instructions.describe_tool(tool)}"
 
 
 # --- putting parts together -------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from typing import Any
 
 from claude_proxy.core.aliases.mapping import Alias
 from claude_proxy.core.json_text import to_json
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.content import Document, Image
 from claude_proxy.core.prompt.render import Part, Prompt, Turn
 
@@ -21,7 +20,6 @@ def form_fields(
     max_tokens: int,
     temperature: float | None = None,
     top_p: float | None = None,
-    memo: Memo | None = None,
 ) -> dict[str, str]:
     """The form fields of one call.
 
@@ -33,9 +31,7 @@ def form_fields(
         max_tokens: the limit to send; only reasoning models are told of it, and refuse more than they can do.
         temperature: 0 to 1, or None for the server's own.
         top_p: 0 to 1, or None for the server's own.
-        memo: what was encoded before.
     """
-    memo = Memo() if memo is None else memo
     fields = {
         "token": token,
         "content": "externalModule",
@@ -45,22 +41,20 @@ def form_fields(
         "returnFormat": "json",
         "model": alias.name,
         "system": prompt.system,
-        "messages": f"[{','.join(_message(turn, alias, memo) for turn in prompt.turns)}]",
+        "messages": f"[{','.join(_message(turn, alias) for turn in prompt.turns)}]",
         "max_tokens": str(max_tokens),
     }
     optional = {"temperature": temperature, "top_p": top_p}
     return fields | {name: f"{value:g}" for name, value in optional.items() if value is not None}
 
 
-def _message(turn: Turn, alias: Alias, memo: Memo) -> str:
+def _message(turn: Turn, alias: Alias) -> str:
     """The JSON of a turn; its content is a string, or with images and PDFs an array as the alias's vendor wants it."""
-    if all(isinstance(part, str) for part in turn.parts):
-        text = turn.text
-        content = memo.content(("json", text), lambda: to_json(text))  # of the key, the count of its tokens speaks
-    else:
-        write = _anthropic_part if alias.family == "claude" else _openai_part
-        # Anthropic's models refuse a text of nothing but white space.
-        content = to_json([write(part) for part in turn.parts if not isinstance(part, str) or part.strip()])
+    if not turn.mixed:
+        return f'{{"role":"{turn.role}","content":"{turn.written}"}}'
+    write = _anthropic_part if alias.family == "claude" else _openai_part
+    # Anthropic's models refuse a text of nothing but white space.
+    content = to_json([write(part) for part in turn.mixed if not isinstance(part, str) or part.strip()])
     return f'{{"role":"{turn.role}","content":{content}}}'
 
 

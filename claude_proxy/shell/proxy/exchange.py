@@ -13,8 +13,7 @@ from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import Choice
 from claude_proxy.core.aliases.tokens import Correction
-from claude_proxy.core.calls.vocabulary import vocabulary_of
-from claude_proxy.core.memo import Memo
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.messages.content import ContentBlock, Message, Request, Text, Thinking, ToolUse
 from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.request import parse_request
@@ -28,6 +27,7 @@ from claude_proxy.core.securechat.form import encode_form, form_fields, form_typ
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.shell.proxy.cache import Cache
 from claude_proxy.shell.upstream.call_queue import Turns
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 
@@ -36,7 +36,7 @@ _Way: TypeAlias = tuple[Hashable, ...]
 Stage: TypeAlias = Literal["waiting for a turn", "asking", "asking again"]
 
 _MB = 1_000_000
-_IDLE = 300.0  # seconds; as long as the vendors' own caches last
+_NOBODY = ""  # whose the cache is: everybody's
 _MOST_ALIASES = 1000  # of which something is remembered; a server has some thirty
 
 
@@ -70,6 +70,7 @@ class Call:
         estimated: the tokens of its texts, as they are estimated for any alias.
         input_tokens: what it will most likely cost with this alias.
         most_tokens: what it may cost, with the error that must be reckoned with.
+        vocabulary: of all tools of the request.
         traceparent: the trace that the request belongs to, a W3C header for REDCap.
     """
 
@@ -81,6 +82,7 @@ class Call:
     estimated: int
     input_tokens: int
     most_tokens: int
+    vocabulary: Vocabulary
     traceparent: str | None = None
 
 
@@ -120,8 +122,7 @@ class Exchange:
         self._turns = Turns(settings.max_calls, settings.max_waiting)
         self._health: dict[str, Health] = {}  # by label of the alias
         self._corrections: dict[str, Correction] = {}
-        self._memo = Memo(room=settings.cache_mb * _MB)
-        self._turned_over = time.monotonic()
+        self._cache = Cache(settings.cache_mb * _MB, time.monotonic())
         self._lock = threading.Lock()
 
     def adopt(self, settings: Settings) -> None:
@@ -134,7 +135,7 @@ class Exchange:
         after = _find_ways(settings, before)
         self.standing = Standing(settings, after)
         self._turns.allow(settings.max_calls, settings.max_waiting)
-        self._memo.allow(settings.cache_mb * _MB)
+        self._cache.allow(settings.cache_mb * _MB)
         for way in before.keys() - after.keys():
             before[way].close()
 
@@ -154,7 +155,7 @@ class Exchange:
         Raises:
             InvalidRequest, NotFound: see `parse_request`.
         """
-        return parse_request(body, rules, count_only=count_only, memo=self._memo)
+        return parse_request(body, rules, count_only=count_only, run=self._cache.runner(_NOBODY))
 
     def forget_idle(self, now: float) -> None:
         """Forget the content of conversations that have been idle for five minutes.
@@ -162,9 +163,7 @@ class Exchange:
         Args:
             now: seconds, from any start; to be called every few seconds.
         """
-        if now - self._turned_over >= _IDLE / 2:  # what is asked for after one turn-over outlives the next
-            self._turned_over = now
-            self._memo.turn_over()
+        self._cache.expire(now)
 
     def prepare(self, request: Request, standing: Standing | None = None, traceparent: str | None = None) -> Call:
         """Decide who is asked, and what; nothing is sent.
@@ -178,19 +177,20 @@ class Exchange:
         choice = mapping.choose_alias(request.model, *standing.settings.model_rules)
         settings = standing.settings.at(choice.server)
         armoured = settings.redcap_decodes_entities
-        rendered = render.render(request, choice.alias, armoured=armoured, memo=self._memo)
-        estimated = tokens.estimate(rendered.texts, choice.alias.tokenizer, self._memo)
-        media = tokens.estimate_media(rendered.media)
+        prepared = render.prepare(request, choice.alias, armoured=armoured, run=self._cache.runner(_NOBODY))
+        estimated = prepared.tokens
+        media = tokens.estimate_media(prepared.prompt.media)
         correction = self._corrections.get(choice.label, Correction())
         return Call(
             request,
             choice,
             settings,
             standing.ways[_way(settings)],
-            rendered,
+            prepared.prompt,
             estimated,
             input_tokens=correction.apply(estimated) + media,
             most_tokens=correction.apply_cautiously(estimated) + media,
+            vocabulary=prepared.vocabulary,
             traceparent=traceparent,
         )
 
@@ -227,7 +227,7 @@ class Exchange:
             call.prompt,
             lambda: new_id("toolu"),
             armoured=call.settings.redcap_decodes_entities,
-            vocabulary=vocabulary_of(callable_tools(request), self._memo),
+            vocabulary=call.vocabulary if len(callable_tools(request)) == len(request.tools) else None,
         )
 
         def send(ask: Ask) -> Answer:
@@ -255,7 +255,7 @@ class Exchange:
             ProxyError: REDCap or the model failed.
         """
         settings = call.settings
-        form = _Form(call, ask, token, boundary, self._memo)
+        form = _Form(call, ask, token, boundary)
         began = waiter.elapsed
         trace = {"traceparent": call.traceparent} if call.traceparent else None
         came = call.upstream.post(form_type(boundary), form.write, waiter, trace)
@@ -321,8 +321,8 @@ class _Form:
         size: bytes of the form as it was written last.
     """
 
-    def __init__(self, call: Call, ask: Ask, token: str, boundary: str, memo: Memo) -> None:
-        self._call, self._ask, self._token, self._boundary, self._memo = call, ask, token, boundary, memo
+    def __init__(self, call: Call, ask: Ask, token: str, boundary: str) -> None:
+        self._call, self._ask, self._token, self._boundary = call, ask, token, boundary
         self.size = 0
 
     def write(self) -> bytes:
@@ -337,7 +337,6 @@ class _Form:
             max_tokens=self._ask.max_tokens,
             temperature=self._call.request.temperature,
             top_p=self._call.request.top_p,
-            memo=self._memo,
         )
         body = encode_form(fields, self._boundary)
         self.size = len(body)

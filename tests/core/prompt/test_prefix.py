@@ -14,7 +14,6 @@ import pytest
 from recorded_session import SHAPE, conversations
 
 from claude_proxy.core.aliases import mapping
-from claude_proxy.core.memo import Memo
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
 from claude_proxy.core.securechat import form
@@ -26,11 +25,11 @@ CONVERSATIONS = conversations()
 """The session's own, and a subagent's."""
 
 
-def sent(body: dict[str, Any], alias: mapping.Alias, memo: Memo, *, armoured: bool) -> bytes:
+def sent(body: dict[str, Any], alias: mapping.Alias, *, armoured: bool) -> bytes:
     """What the model reads, as it is sent: the system text, then the messages."""
-    request = parse_request(json.dumps(body).encode(), memo=memo)
-    rendered = render.render(request, alias, armoured=armoured, memo=memo)
-    fields = form.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000, memo=memo)
+    request = parse_request(json.dumps(body).encode())
+    rendered = render.render(request, alias, armoured=armoured)
+    fields = form.form_fields(rendered, token="t", prefix="p", alias=alias, max_tokens=1000)
     return (fields["system"] + fields["messages"]).encode()
 
 
@@ -50,8 +49,8 @@ def test_the_session_is_long_and_mixed() -> None:
 @pytest.mark.parametrize("armoured", [True, False])
 @pytest.mark.parametrize("model", ["gpt-4.1", "claude-opus-4"])
 def test_each_turn_begins_with_the_last_one(model: str, *, armoured: bool) -> None:
-    alias, memo = mapping.choose_alias(model, {}).alias, Memo()
-    prompts = [[sent(body, alias, memo, armoured=armoured) for body in bodies] for bodies in CONVERSATIONS]
+    alias = mapping.choose_alias(model, {}).alias
+    prompts = [[sent(body, alias, armoured=armoured) for body in bodies] for bodies in CONVERSATIONS]
     turns = [turn for conversation in prompts for turn in pairwise(conversation)]
     for before, after in turns:
         same = kept(before, after)

@@ -303,7 +303,7 @@ def test_a_models_own_apology_is_its_words(redcap: Redcap, exchange: Exchange, a
 
 
 def kept(exchange: Exchange) -> int:
-    return len(exchange._memo._content)
+    return len(exchange._cache)
 
 
 def test_a_conversation_is_kept_while_it_goes_on_and_no_longer(exchange: Exchange) -> None:
