@@ -21,7 +21,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from claude_proxy.core.messages.content import Text, ToolUse
-from claude_proxy.core.messages.request import parse_request
 from claude_proxy.demo.simulator import Simulator, openai_backend
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome
@@ -167,7 +166,7 @@ def main() -> int:
                 "tools": TOOLS,
                 "messages": [{"role": "user", "content": task.prompt}],
             }
-            call = exchange.prepare(parse_request(json.dumps(body).encode()))
+            call = exchange.prepare(json.dumps(body).encode())
             outcome = exchange.ask(call, "token", f"msg_{number}", Waiter(limit=600))
             verdict = judge(task, outcome)
             verdicts[verdict] += 1

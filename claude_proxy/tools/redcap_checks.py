@@ -22,7 +22,8 @@ from typing import Any, Literal, TypeAlias
 
 from claude_proxy.core.aliases.mapping import choose_alias, label
 from claude_proxy.core.http1.answer import HttpAnswer
-from claude_proxy.core.messages.content import MessageParam, Request, Text, Tool, ToolUse
+from claude_proxy.core.messages.content import ToolUse
+from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat import form
 from claude_proxy.core.securechat.answer import read_answer
@@ -436,16 +437,17 @@ def judge_module(prefix: str, facts: Mapping[str, Any]) -> Finding:
 
 # --- the errand -------------------------------------------------------------------------------------------------------
 
-_TOOL = Tool(
-    "report_status",
-    {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]},
-    "Reports a status to the user.",
-)
+_TOOL = {
+    "name": "report_status",
+    "description": "Reports a status to the user.",
+    "input_schema": {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]},
+}
 
 
-def _errand(model: str) -> Request:
+def _errand(model: str) -> bytes:
     order = 'Call the tool report_status now, with "ready" as its status. Write nothing else.'
-    return Request(model, (MessageParam("user", (Text(order),)),), max_tokens=2000, tools=(_TOOL,))
+    messages = [{"role": "user", "content": order}]
+    return to_bytes({"model": model, "max_tokens": 2000, "tools": [_TOOL], "messages": messages})
 
 
 def judge_errand(check: str, name: str, outcome: Outcome, seconds: float) -> Finding:

@@ -26,10 +26,9 @@ from typing import Any, Protocol
 import pytest
 from conftest import NOTHING, PATIENCE, Gate, Proxy, Redcap, Response, StartProxy, Wire, eventually, read_events
 
-from claude_proxy.core.messages.content import Request
 from claude_proxy.demo.simulator import CannedResponse, ModelReply
 from claude_proxy.shell.observe.journal import Journal, Record
-from claude_proxy.shell.proxy.exchange import Call, Exchange
+from claude_proxy.shell.proxy.exchange import Exchange, PreparedRequest
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT / "tests" / "shell"))
@@ -51,15 +50,16 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 CRASHES = '''
 """Makes the proxy fail where the test wants it to; Python runs this at its start."""
-from claude_proxy.shell import app, exchange
+from claude_proxy.shell.proxy import app, exchange
 
 prepare, call = exchange.Exchange.prepare, app.App.__call__
 
 
-def stumble(self, request, *more):
-    if "crash" in request.model:
-        raise ValueError(request)
-    return prepare(self, request, *more)
+def stumble(self, *asked, **more):
+    prepared = prepare(self, *asked, **more)
+    if "crash" in prepared.request.model:
+        raise ValueError(prepared)
+    return prepared
 
 
 def fall(self, request, response):
@@ -573,9 +573,10 @@ def test_a_line_with_the_request_in_it_would_be_found_out(
     proxy = start_proxy(redcap_api_token=None)
     prepare = Exchange.prepare
 
-    def leaky(self: Exchange, asked: Request, *more: Any) -> Call:
-        proxy.out.write(f"debug: {asked}\n")
-        return prepare(self, asked, *more)
+    def leaky(self: Exchange, *asked: Any, **more: Any) -> PreparedRequest:
+        prepared = prepare(self, *asked, **more)
+        proxy.out.write(f"debug: {prepared.request}\n")
+        return prepared
 
     monkeypatch.setattr(Exchange, "prepare", leaky)
     assert [place.partition(":")[0] for place in leaks(marked(marked_redcap, proxy))] == ["log"]

@@ -222,14 +222,17 @@ _WORDS: Mapping[str, tuple[type[InvalidRequest | HeadTooLarge | TargetTooLong], 
     "too long: chunk line": (HeadTooLarge, "A chunk's extension or a trailer is too long."),
     "too long": (HeadTooLarge, "The extensions and trailers of the request body are too long."),
 }
-_NOT_UNPACKED: Mapping[str, tuple[str, str]] = {  # the end of `error_code`, and the message
+_NOT_UNPACKED: Mapping[str, tuple[Mapping[str, str], str]] = {  # the details, and the message
     "unknown coding": (
-        "unsupported",
+        {"error_code": "request_body_encoding_unsupported"},
         "The only Content-Encodings that this server takes are gzip and deflate, one at a time.",
     ),
     **dict.fromkeys(
         ("damaged", "cut short"),
-        ("invalid", "The request body is not whole and correct {coding} data, as its Content-Encoding says."),
+        (
+            {"error_code": "request_body_encoding_invalid"},
+            "The request body is not whole and correct {coding} data, as its Content-Encoding says.",
+        ),
     ),
 }
 
@@ -239,8 +242,7 @@ def _refusal(malformed: Malformed, *, max_bytes: int, max_headers: int = 0, codi
     if (malformed.fault, malformed.part) == ("too long", "body"):
         return _too_large(max_bytes)
     if malformed.part == "packed body":
-        code, message = _NOT_UNPACKED[malformed.fault]
-        details = {"error_code": f"request_body_encoding_{code}"}
+        details, message = _NOT_UNPACKED[malformed.fault]
         return InvalidRequest(message.format(coding=coding), details=details)
     failure, words = malformed.among(_WORDS)
     return failure(words.format(bytes=max_bytes, headers=max_headers))

@@ -3,7 +3,7 @@
 A `Record` has no field that could hold a prompt, a reply, a file name or a credential, so no line, page or metric made
 from it can. Routes are the table's own names, not the client's path; the alias is recorded, and the client's name for
 the model only where it is one of the table's. The memory is bounded: what runs, the last hundred, an hour of minutes,
-and sums whose labels come from closed sets. Who wants to see it takes a `Snapshot`, which nothing changes any more.
+and sums whose labels come from closed sets. Who wants to see it takes a `Activity`, which nothing changes any more.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Activity:
     """What the journal knows at one moment; `revision` tells whether two of them differ."""
 
     revision: int
@@ -364,7 +364,7 @@ class Journal:
             self._memory.running[record.request_id] = (record, since, "preparing")
             self._memory.revision += 1
 
-    def turn(self, request_id: str, phase: Phase) -> None:
+    def set_phase(self, request_id: str, phase: Phase) -> None:
         """Note what a running request has come to."""
         with self._memory.lock:
             if found := self._memory.running.get(request_id):
@@ -383,7 +383,7 @@ class Journal:
         known = zip(_FIELDS, _values(record), strict=True)
         self._write(level, "request", {name: value for name, value in known if value is not None})
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> Activity:
         """What is known now."""
         now, memory = self._clock(), self._memory
         with memory.lock:
@@ -391,7 +391,7 @@ class Journal:
                 Running(record.request_id, since, record.model, record.alias, bool(record.stream), phase)
                 for record, since, phase in memory.running.values()
             )
-            return Snapshot(
+            return Activity(
                 revision=memory.revision,
                 now=now,
                 started=memory.started,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 from claude_proxy import __version__
-from claude_proxy.shell.observe.journal import BUCKETS, Histogram, Snapshot, Times
+from claude_proxy.shell.observe.journal import BUCKETS, Activity, Histogram, Times
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -35,7 +35,7 @@ def media_type(accept: str) -> str:
     return OPEN_METRICS if "application/openmetrics-text" in accept else TEXT
 
 
-def render(snapshot: Snapshot, form: str = TEXT) -> bytes:
+def render(snapshot: Activity, form: str = TEXT) -> bytes:
     """The metrics in one of the two forms."""
     is_open = form == OPEN_METRICS
     lines = [line for family in _families(snapshot) for line in _lines(family, is_open=is_open)]
@@ -73,7 +73,7 @@ _BY_ALIAS = (  # name, attribute of `Totals`, explanation
 )
 
 
-def _families(snapshot: Snapshot) -> Iterator[_Family]:
+def _families(snapshot: Activity) -> Iterator[_Family]:
     totals = snapshot.totals
     build = {"version": __version__, "python": sys.version.partition(" ")[0]}
     yield _gauge("build_info", "What runs; always 1.", 1, build)

@@ -29,7 +29,7 @@ from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import choose_alias, label, offered_models
 from claude_proxy.settings.table import Settings, is_loopback
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
-from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, Finished, Minute, Running, Snapshot
+from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, Activity, Finished, Minute, Running
 
 _SIGN_OF_LIFE = 15.0  # seconds after which a feed says something even if there is nothing new
 _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names nobody in particular
@@ -118,14 +118,14 @@ class AliasHealth(NamedTuple):
     answered_at: float | None  # Unix seconds
 
 
-class Site(NamedTuple):
+class SiteFacts(NamedTuple):
     """What runs here: the host of REDCap, and the aliases."""
 
     redcap: str
     aliases: tuple[AliasHealth, ...]
 
 
-def describe_site(settings: Settings, health: Callable[[str], Health], *, now: float, monotonic: float) -> Site:
+def describe_site(settings: Settings, health: Callable[[str], Health], *, now: float, monotonic: float) -> SiteFacts:
     """What runs here, from the settings and what is known of each alias.
 
     Args:
@@ -146,7 +146,7 @@ def describe_site(settings: Settings, health: Callable[[str], Health], *, now: f
         known = health(alias)
         answered_at = None if known.answered_at is None else now - (monotonic - known.answered_at)
         aliases.append(AliasHealth(alias, tuple(names), known, answered_at))
-    return Site(urlsplit(settings.redcap_api_url).netloc, tuple(aliases))
+    return SiteFacts(urlsplit(settings.redcap_api_url).netloc, tuple(aliases))
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def headers() -> Mapping[str, str]:
     }
 
 
-def render(site: Site, snapshot: Snapshot) -> bytes:
+def render(site: SiteFacts, snapshot: Activity) -> bytes:
     """The whole page."""
     values = {**parts(site, snapshot), "started": _start(snapshot)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _template()).encode()
@@ -208,7 +208,7 @@ class Feed:
         self._shown: dict[str, str] = {}
         self._last: float | None = None
 
-    def next(self, site: Site, snapshot: Snapshot) -> bytes:
+    def next(self, site: SiteFacts, snapshot: Activity) -> bytes:
         """The event that is due now, or nothing."""
         values = {**parts(site, snapshot), "start": _start(snapshot), "news": _news(snapshot)}
         changed = {name: value for name, value in values.items() if self._shown.get(name) != value}
@@ -221,12 +221,12 @@ class Feed:
         return b""
 
 
-def _start(snapshot: Snapshot) -> str:
+def _start(snapshot: Activity) -> str:
     """Tells one run of the proxy from the next, whose page may be another."""
     return f"{__version__} {snapshot.started:.3f}"
 
 
-def _news(snapshot: Snapshot) -> str:
+def _news(snapshot: Activity) -> str:
     """For those who hear the page."""
     answered, failures = _finished(snapshot)
     running = len(snapshot.running)
@@ -236,7 +236,7 @@ def _news(snapshot: Snapshot) -> str:
 # --- its parts --------------------------------------------------------------------------------------------------------
 
 
-def parts(site: Site, snapshot: Snapshot) -> dict[str, str]:
+def parts(site: SiteFacts, snapshot: Activity) -> dict[str, str]:
     """The parts of the page, as HTML, by the id of the element that holds each."""
     return {
         "about": _about(site, snapshot),
@@ -248,18 +248,18 @@ def parts(site: Site, snapshot: Snapshot) -> dict[str, str]:
     }
 
 
-def _about(site: Site, snapshot: Snapshot) -> str:
+def _about(site: SiteFacts, snapshot: Activity) -> str:
     since = datetime.fromtimestamp(snapshot.started).astimezone()
     up = f'<time datetime="{since.isoformat(timespec="seconds")}">{_ago(snapshot.now - snapshot.started)}</time>'
     return f"{escape(__version__)} · REDCap at <strong>{escape(site.redcap)}</strong> · up {up}"
 
 
-def _finished(snapshot: Snapshot) -> tuple[int, int]:
+def _finished(snapshot: Activity) -> tuple[int, int]:
     """How many requests for messages ended well, and how many did not, in the last hour."""
     return sum(each.answered for each in snapshot.minutes), sum(each.failures for each in snapshot.minutes)
 
 
-def _figures(snapshot: Snapshot) -> str:
+def _figures(snapshot: Activity) -> str:
     answered, failures = _finished(snapshot)
     seconds = sum(each.seconds for each in snapshot.minutes)
     totals = snapshot.totals
@@ -274,7 +274,7 @@ def _figures(snapshot: Snapshot) -> str:
     return "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in figures.items())
 
 
-def _running(snapshot: Snapshot) -> str:
+def _running(snapshot: Activity) -> str:
     rows = [
         _row(
             _time(each.since),
@@ -292,7 +292,7 @@ def _running(snapshot: Snapshot) -> str:
     )
 
 
-def _aliases(site: Site) -> str:
+def _aliases(site: SiteFacts) -> str:
     rows = []
     for each in site.aliases:
         failures = each.health.failures

@@ -30,7 +30,7 @@ from claude_proxy.errors import (
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.observe import metrics, status_page
 from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
-from claude_proxy.shell.proxy.exchange import Call, Exchange, Outcome, Standing, new_id
+from claude_proxy.shell.proxy.exchange import Exchange, Outcome, PreparedRequest, Snapshot, new_id
 from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.shell.server import access
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter
@@ -46,13 +46,13 @@ _LOOK_UP = 1.0  # seconds between looks at whether the proxy is being stopped, o
 _MOST_WATCHERS = 20  # of the status page; each is a thread
 
 
-class Visit:
+class RequestContext:
     """One request on its way: what came, what it goes by, where the response goes, what the journal will say."""
 
-    def __init__(self, request: HttpRequest, response: ResponseWriter, standing: Standing) -> None:
+    def __init__(self, request: HttpRequest, response: ResponseWriter, snapshot: Snapshot) -> None:
         self.request = request
         self.response = response
-        self.standing = standing
+        self.snapshot = snapshot
         self.traceparent, trace_id = _trace(request.headers)
         self.message_id = new_id("msg")
         self.record = Record(
@@ -66,7 +66,7 @@ class Visit:
     @property
     def settings(self) -> Settings:
         """The settings with which it began."""
-        return self.standing.settings
+        return self.snapshot.settings
 
     @property
     def seconds(self) -> float:
@@ -95,7 +95,7 @@ class Visit:
         self.record.first_byte = self.seconds
 
 
-Handler: TypeAlias = Callable[[Visit], None]
+Handler: TypeAlias = Callable[[RequestContext], None]
 
 
 class App:
@@ -119,7 +119,7 @@ class App:
 
     def __call__(self, request: HttpRequest, response: ResponseWriter) -> None:
         """Answer a request."""
-        self._answer(Visit(request, response, self._exchange.standing), self._dispatch)
+        self._answer(RequestContext(request, response, self._exchange.snapshot), self._dispatch)
 
     def adopt(self, settings: Settings) -> None:
         """Go by new settings from the next request on.
@@ -137,10 +137,10 @@ class App:
     def refuse(self, error: ProxyError, response: ResponseWriter) -> None:
         """Answer what could not be read as a request."""
 
-        def fail(_: Visit) -> NoReturn:
+        def fail(_: RequestContext) -> NoReturn:
             raise error
 
-        self._answer(Visit(HttpRequest("-", "-", {}), response, self._exchange.standing), fail)
+        self._answer(RequestContext(HttpRequest("-", "-", {}), response, self._exchange.snapshot), fail)
 
     def report(self, failure: BaseException) -> None:
         """Log the kind and the place of an unexpected failure; its words may hold content."""
@@ -149,69 +149,69 @@ class App:
         where = f"{place.name}:{place.lineno}" if place else "-"
         self._journal.notice("error", "internal error", kind=type(failure).__name__, place=where)
 
-    def _answer(self, visit: Visit, handle: Handler) -> None:
+    def _answer(self, context: RequestContext, handle: Handler) -> None:
         """Run a handler; whatever it raises becomes the right response, and the journal hears of it."""
         try:
             try:
-                handle(visit)
+                handle(context)
             except ProxyError as error:
-                self._fail(visit, error)
+                self._fail(context, error)
             except ClientGone:
                 raise
             except Exception as failure:  # noqa: BLE001 - the last resort: nothing may end a connection without a word
                 self.report(failure)
                 self._fail(
-                    visit, ProxyError("The proxy failed unexpectedly; its log names the place. Please report it.")
+                    context, ProxyError("The proxy failed unexpectedly; its log names the place. Please report it.")
                 )
         except ClientGone:
-            visit.record.status = CLIENT_CLOSED_REQUEST
-            visit.record.error = "ClientGone"
+            context.record.status = CLIENT_CLOSED_REQUEST
+            context.record.error = "ClientGone"
             raise
         finally:
-            visit.record.seconds = visit.seconds
-            self._journal.request(visit.record)
+            context.record.seconds = context.seconds
+            self._journal.request(context.record)
 
-    def _fail(self, visit: Visit, error: ProxyError) -> None:
-        visit.record.error = type(error).__name__
-        if visit.response.started:
-            visit.response.end_stream(events.error_event(error, visit.record.request_id))
+    def _fail(self, context: RequestContext, error: ProxyError) -> None:
+        context.record.error = type(error).__name__
+        if context.response.started:
+            context.response.end_stream(events.error_event(error, context.record.request_id))
         else:
-            body = to_bytes(error_json(error, visit.record.request_id))
-            visit.respond(error.status, {**_JSON, **error.headers}, body)
+            body = to_bytes(error_json(error, context.record.request_id))
+            context.respond(error.status, {**_JSON, **error.headers}, body)
 
     # --- routing ------------------------------------------------------------------------------------------------------
 
-    def _dispatch(self, visit: Visit) -> None:
-        method, path = visit.request.method, visit.request.path.rstrip("/") or "/"
+    def _dispatch(self, context: RequestContext) -> None:
+        method, path = context.request.method, context.request.path.rstrip("/") or "/"
         route = "/v1/models/{id}" if path.startswith("/v1/models/") else path
         if route not in self._routes:
             raise NotFound(_explain_absence(path))
-        visit.record.route = f"{method} {route}"
+        context.record.route = f"{method} {route}"
         methods = self._routes[route]
         if method not in methods:
-            visit.record.route = route
+            context.record.route = route
             raise MethodNotAllowed(method, ", ".join(methods))
-        methods[method](visit)
+        methods[method](context)
 
-    def _credential(self, visit: Visit) -> str:
+    def _credential(self, context: RequestContext) -> str:
         """The REDCap token to use.
 
         Raises:
             AuthenticationFailed: there is no credential, or not the one that the proxy was given.
         """
-        offered = _credentials(visit.request.headers)
+        offered = _credentials(context.request.headers)
         if not offered:
             raise AuthenticationFailed(
                 "The request carries no credential. Set ANTHROPIC_AUTH_TOKEN to your REDCap API token."
             )
-        own = visit.settings.redcap_api_token
+        own = context.settings.redcap_api_token
         if own is None:
-            if not access.is_allowed(offered[0], visit.settings):
+            if not access.is_allowed(offered[0], context.settings):
                 raise AuthenticationFailed(
                     "This token is not on the proxy's allow-list. Ask whoever runs the proxy to add its digest to "
                     "ALLOWED_CLIENTS."
                 )
-            visit.record.client = access.pseudonym(offered[0], visit.settings)
+            context.record.client = access.pseudonym(offered[0], context.settings)
             return offered[0]
         token = own.reveal()
         if not any(hmac.compare_digest(credential.encode(), token.encode()) for credential in offered):
@@ -223,150 +223,156 @@ class App:
 
     # --- routes -------------------------------------------------------------------------------------------------------
 
-    def _probe(self, visit: Visit) -> None:
-        visit.respond(200, {}, b"")
+    def _probe(self, context: RequestContext) -> None:
+        context.respond(200, {}, b"")
 
-    def _health(self, visit: Visit) -> None:
-        challenge = parse_qs(visit.request.query).get("challenge", [""])[-1]
-        proof = prove(visit.settings, challenge)
-        visit.respond_json({"status": "ok", "version": __version__, **({"proof": proof} if proof else {})})
+    def _health(self, context: RequestContext) -> None:
+        challenge = parse_qs(context.request.query).get("challenge", [""])[-1]
+        proof = prove(context.settings, challenge)
+        context.respond_json({"status": "ok", "version": __version__, **({"proof": proof} if proof else {})})
 
     # --- the status ---------------------------------------------------------------------------------------------------
 
-    def _root(self, visit: Visit) -> None:
+    def _root(self, context: RequestContext) -> None:
         """The page for browsers; for programs, which do not ask for HTML, what `/health` says."""
-        if "text/html" not in visit.request.headers.get("accept", ""):
-            self._health(visit)
-        elif self._may_look(visit):
+        if "text/html" not in context.request.headers.get("accept", ""):
+            self._health(context)
+        elif self._may_look(context):
             snapshot = self._journal.snapshot()
-            visit.respond(200, status_page.headers(), status_page.render(self._site(visit, snapshot.now), snapshot))
+            context.respond(200, status_page.headers(), status_page.render(self._site(context, snapshot.now), snapshot))
 
-    def _metrics(self, visit: Visit) -> None:
-        if self._may_look(visit):
-            form = metrics.media_type(visit.request.headers.get("accept", ""))
+    def _metrics(self, context: RequestContext) -> None:
+        if self._may_look(context):
+            form = metrics.media_type(context.request.headers.get("accept", ""))
             body = metrics.render(self._journal.snapshot(), form)
-            visit.respond(200, {"content-type": form, "cache-control": "no-store"}, body)
+            context.respond(200, {"content-type": form, "cache-control": "no-store"}, body)
 
-    def _watch(self, visit: Visit) -> None:
+    def _watch(self, context: RequestContext) -> None:
         """Send a page what changes, until it goes or the proxy is stopped."""
-        if not self._may_look(visit):
+        if not self._may_look(context):
             return
         if not self._watchers.acquire(blocking=False):
             raise ProxyOverloaded(f"{_MOST_WATCHERS} status pages are open already. Close one, or reload this one.")
         try:
             with suppress(ClientGone):  # a page that is closed has had what it wanted
-                self._feed(visit)
+                self._feed(context)
         finally:
             self._watchers.release()
 
-    def _feed(self, visit: Visit) -> None:
+    def _feed(self, context: RequestContext) -> None:
         feed = status_page.Feed()
-        client = Waiter(limit=math.inf, client=visit.request.connection)
+        client = Waiter(limit=math.inf, client=context.request.connection)
         while True:
             snapshot = self._journal.snapshot()
-            if event := feed.next(self._site(visit, snapshot.now), snapshot):
-                visit.send(event)
-            if visit.request.is_stopping():
+            if event := feed.next(self._site(context, snapshot.now), snapshot):
+                context.send(event)
+            if context.request.is_stopping():
                 break
             client.attend()
             time.sleep(_LOOK_UP)
-        visit.response.end_stream()
+        context.response.end_stream()
 
-    def _may_look(self, visit: Visit) -> bool:
+    def _may_look(self, context: RequestContext) -> bool:
         """Whether the client may see the status; if not, it is told why."""
-        refusal = status_page.refusal(visit.request.headers, visit.request.peer, visit.settings)
+        refusal = status_page.refusal(context.request.headers, context.request.peer, context.settings)
         if refusal:
-            visit.record.error = "StatusRefused"
+            context.record.error = "StatusRefused"
             page = status_page.render_refusal(refusal)
-            visit.respond(refusal.status, {**status_page.headers(), **refusal.headers}, page)
+            context.respond(refusal.status, {**status_page.headers(), **refusal.headers}, page)
         return refusal is None
 
-    def _site(self, visit: Visit, now: float) -> status_page.Site:
+    def _site(self, context: RequestContext, now: float) -> status_page.SiteFacts:
         health = self._exchange.health
-        return status_page.describe_site(visit.settings, health, now=now, monotonic=time.monotonic())
+        return status_page.describe_site(context.settings, health, now=now, monotonic=time.monotonic())
 
     # --- the API ------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, visit: Visit, *, count_only: bool = False) -> Call:
-        rules = choose_rules(visit.request.headers)
-        request = self._exchange.read(visit.request.body, rules, count_only=count_only)
-        visit.request.body = b""  # what is large is not held while the model thinks
-        call = self._exchange.prepare(request, visit.standing, visit.traceparent)
-        visit.record.ignored = call.request.ignored or None
-        visit.record.mended = call.request.mended or None
-        return call
+    def _prepare(self, context: RequestContext, *, count_only: bool = False) -> PreparedRequest:
+        prepared = self._exchange.prepare(
+            context.request.body,
+            choose_rules(context.request.headers),
+            snapshot=context.snapshot,
+            count_only=count_only,
+            traceparent=context.traceparent,
+        )
+        context.request.body = b""  # what is large is not held while the model thinks
+        context.record.ignored = prepared.request.ignored or None
+        context.record.mended = prepared.request.mended or None
+        return prepared
 
-    def _messages(self, visit: Visit) -> None:
-        token = self._credential(visit)
-        self._journal.begin(visit.record)
-        call = self._prepare(visit)
-        visit.record.model = _listed(call.request.model, visit.settings)
-        visit.record.alias = UNMAPPED if call.choice.is_client_text else call.choice.label
-        visit.record.stream = call.request.stream
-        if call.request.stream:
-            self._stream(visit, call, token)
+    def _messages(self, context: RequestContext) -> None:
+        token = self._credential(context)
+        self._journal.begin(context.record)
+        prepared = self._prepare(context)
+        context.record.model = _listed(prepared.request.model, context.settings)
+        context.record.alias = UNMAPPED if prepared.choice.is_client_text else prepared.choice.label
+        context.record.stream = prepared.request.stream
+        if prepared.request.stream:
+            self._stream(context, prepared, token)
         else:
-            outcome = self._ask(visit, call, token, self._waiter(visit))
-            visit.respond_json(message_json(outcome.message))
+            outcome = self._ask(context, prepared, token, self._waiter(context))
+            context.respond_json(message_json(outcome.message))
 
-    def _ask(self, visit: Visit, call: Call, token: str, waiter: Waiter) -> Outcome:
+    def _ask(self, context: RequestContext, prepared: PreparedRequest, token: str, waiter: Waiter) -> Outcome:
         """Ask, and let the journal follow."""
 
         def note(phase: Phase) -> None:
-            self._journal.turn(visit.record.request_id, phase)
+            self._journal.set_phase(context.record.request_id, phase)
 
-        outcome = self._exchange.ask(call, token, visit.message_id, waiter, note)
-        _note(visit.record, outcome)
+        outcome = self._exchange.ask(prepared, token, context.message_id, waiter, note)
+        _note(context.record, outcome)
         note("answering")
         return outcome
 
-    def _waiter(self, visit: Visit, tick: Callable[[float], float] = lambda _: math.inf) -> Waiter:
+    def _waiter(self, context: RequestContext, tick: Callable[[float], float] = lambda _: math.inf) -> Waiter:
         """Who waits for REDCap on behalf of a request, as long as its client does and the proxy may."""
 
         def watch(elapsed: float) -> float:
-            visit.request.raise_if_stopped()
+            context.request.raise_if_stopped()
             return min(tick(elapsed), elapsed + _LOOK_UP)
 
-        return Waiter(limit=visit.settings.upstream_timeout, client=visit.request.connection, tick=watch)
+        return Waiter(limit=context.settings.upstream_timeout, client=context.request.connection, tick=watch)
 
-    def _stream(self, visit: Visit, call: Call, token: str) -> None:
+    def _stream(self, context: RequestContext, prepared: PreparedRequest, token: str) -> None:
         stream = events.EventStream(
-            events.opening_message(visit.message_id, call.request.model, call.input_tokens, call.request.extras),
-            thinking=call.request.thinking,
-            delay=visit.settings.stream_delay,
-            interval=visit.settings.ping_interval,
+            events.opening_message(
+                context.message_id, prepared.request.model, prepared.input_tokens, prepared.request.extras
+            ),
+            thinking=prepared.request.thinking,
+            delay=context.settings.stream_delay,
+            interval=context.settings.ping_interval,
         )
 
         def tick(elapsed: float) -> float:
             for event in stream.wait(elapsed):
-                visit.send(event)
+                context.send(event)
             return stream.due
 
-        outcome = self._ask(visit, call, token, self._waiter(visit, tick))
+        outcome = self._ask(context, prepared, token, self._waiter(context, tick))
         *first, last = stream.finish(outcome.message)
         for event in first:
-            visit.send(event)
-        visit.response.end_stream(last)
+            context.send(event)
+        context.response.end_stream(last)
 
-    def _count_tokens(self, visit: Visit) -> None:
-        self._credential(visit)
-        call = self._prepare(visit, count_only=True)
-        edited = "context_management" in call.request.extras
-        original = {"context_management": {"original_input_tokens": call.input_tokens}} if edited else {}
-        visit.respond_json({"input_tokens": call.input_tokens, **original})
+    def _count_tokens(self, context: RequestContext) -> None:
+        self._credential(context)
+        prepared = self._prepare(context, count_only=True)
+        edited = "context_management" in prepared.request.extras
+        original = {"context_management": {"original_input_tokens": prepared.input_tokens}} if edited else {}
+        context.respond_json({"input_tokens": prepared.input_tokens, **original})
 
-    def _models(self, visit: Visit) -> None:
-        self._credential(visit)
-        page = mapping.read_page(parse_qs(visit.request.query))
-        names = mapping.offered_models(visit.settings.model_map)
-        visit.respond_json(mapping.list_json([_model_json(name, visit.settings) for name in names], page))
+    def _models(self, context: RequestContext) -> None:
+        self._credential(context)
+        page = mapping.read_page(parse_qs(context.request.query))
+        names = mapping.offered_models(context.settings.model_map)
+        context.respond_json(mapping.list_json([_model_json(name, context.settings) for name in names], page))
 
-    def _model(self, visit: Visit) -> None:
-        self._credential(visit)
-        name = unquote(visit.request.path.removeprefix("/v1/models/").rstrip("/"))
-        if mapping.choose_alias(name, visit.settings.model_map).is_client_text:
+    def _model(self, context: RequestContext) -> None:
+        self._credential(context)
+        name = unquote(context.request.path.removeprefix("/v1/models/").rstrip("/"))
+        if mapping.choose_alias(name, context.settings.model_map).is_client_text:
             raise NotFound("There is no model of this name. GET /v1/models lists those there are.")
-        visit.respond_json(_model_json(name, visit.settings))
+        context.respond_json(_model_json(name, context.settings))
 
 
 def _model_json(name: str, settings: Settings) -> dict[str, Any]:

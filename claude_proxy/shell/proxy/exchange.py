@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.aliases.health import Health
@@ -27,13 +27,13 @@ from claude_proxy.core.securechat.form import encode_form, form_fields, form_typ
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.shell.observe.journal import Phase
 from claude_proxy.shell.proxy.cache import Cache
-from claude_proxy.shell.upstream.call_queue import Turns
+from claude_proxy.shell.upstream.call_queue import CallQueue
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 
 T = TypeVar("T")
-_Way: TypeAlias = tuple[Hashable, ...]
-Stage: TypeAlias = Literal["waiting for a turn", "asking", "asking again"]
+_UpstreamKey: TypeAlias = tuple[Hashable, ...]
 
 _MB = 1_000_000
 _NOBODY = ""  # whose the cache is: everybody's
@@ -46,19 +46,19 @@ def new_id(prefix: str) -> str:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Settings, and the ways to the servers that they name.
+class Snapshot:
+    """Settings, and the upstreams of the servers that they name.
 
     A request goes by one of these from its beginning to its end: who is let in and whose token is spent must not come
     from different settings.
     """
 
     settings: Settings
-    ways: Mapping[_Way, Upstream]
+    upstreams: Mapping[_UpstreamKey, Upstream]
 
 
 @dataclass(frozen=True)
-class Call:
+class PreparedRequest:
     """A request, ready to be sent.
 
     Attributes:
@@ -109,7 +109,7 @@ class Exchange:
     """Asks SecureChatAI, within a bound on calls at once, and remembers how its aliases fare.
 
     Attributes:
-        standing: what a request that begins now goes by; it is changed as one.
+        snapshot: what a request that begins now goes by; it is changed as one.
     """
 
     def __init__(self, settings: Settings, upstream: Upstream) -> None:
@@ -118,8 +118,8 @@ class Exchange:
         Raises:
             SettingsError, OSError: there is no way to one of the others.
         """
-        self.standing = Standing(settings, _find_ways(settings, {_way(settings): upstream}))
-        self._turns = Turns(settings.max_calls, settings.max_waiting)
+        self.snapshot = Snapshot(settings, _find_upstreams(settings, {_key_of(settings): upstream}))
+        self._queue = CallQueue(settings.max_calls, settings.max_waiting)
         self._health: dict[str, Health] = {}  # by label of the alias
         self._corrections: dict[str, Correction] = {}
         self._cache = Cache(settings.cache_mb * _MB, time.monotonic())
@@ -131,31 +131,18 @@ class Exchange:
         Raises:
             SettingsError, OSError: there is no way to one of the servers; then nothing has changed.
         """
-        before = self.standing.ways
-        after = _find_ways(settings, before)
-        self.standing = Standing(settings, after)
-        self._turns.allow(settings.max_calls, settings.max_waiting)
+        before = self.snapshot.upstreams
+        after = _find_upstreams(settings, before)
+        self.snapshot = Snapshot(settings, after)
+        self._queue.allow(settings.max_calls, settings.max_waiting)
         self._cache.allow(settings.cache_mb * _MB)
-        for way in before.keys() - after.keys():
-            before[way].close()
+        for key in before.keys() - after.keys():
+            before[key].close()
 
     def close(self) -> None:
         """Close the connections that are kept for the next call."""
-        for upstream in self.standing.ways.values():
+        for upstream in self.snapshot.upstreams.values():
             upstream.close()
-
-    def read(self, body: bytes, rules: Rules, *, count_only: bool = False) -> Request:
-        """Read the body of a request.
-
-        Args:
-            body: as the client sent it.
-            rules: for which API version.
-            count_only: do without `max_tokens`.
-
-        Raises:
-            InvalidRequest, NotFound: see `parse_request`.
-        """
-        return parse_request(body, rules, count_only=count_only, run=self._cache.runner(_NOBODY))
 
     def forget_idle(self, now: float) -> None:
         """Forget the content of conversations that have been idle for five minutes.
@@ -165,27 +152,42 @@ class Exchange:
         """
         self._cache.expire(now)
 
-    def prepare(self, request: Request, standing: Standing | None = None, traceparent: str | None = None) -> Call:
-        """Decide who is asked, and what; nothing is sent.
+    def prepare(
+        self,
+        body: bytes,
+        rules: Rules = Rules(),  # noqa: B008 - frozen
+        *,
+        snapshot: Snapshot | None = None,
+        count_only: bool = False,
+        traceparent: str | None = None,
+    ) -> PreparedRequest:
+        """Read a request, and decide who is asked, and what; nothing is sent.
 
         Args:
-            request: what the client wants.
-            standing: what the request has gone by so far; if left out, it begins now.
+            body: as the client sent it.
+            rules: for which API version.
+            snapshot: what the request has gone by so far; if left out, it begins now.
+            count_only: do without `max_tokens`.
             traceparent: the trace that the request belongs to.
+
+        Raises:
+            InvalidRequest, NotFound: see `parse_request`.
         """
-        standing = standing or self.standing
-        choice = mapping.choose_alias(request.model, *standing.settings.model_rules)
-        settings = standing.settings.at(choice.server)
+        snapshot = snapshot or self.snapshot
+        run = self._cache.runner(_NOBODY)
+        request = parse_request(body, rules, count_only=count_only, run=run)
+        choice = mapping.choose_alias(request.model, *snapshot.settings.model_rules)
+        settings = snapshot.settings.at(choice.server)
         armoured = settings.redcap_decodes_entities
-        prepared = render.prepare(request, choice.alias, armoured=armoured, run=self._cache.runner(_NOBODY))
+        prepared = render.prepare(request, choice.alias, armoured=armoured, run=run)
         estimated = prepared.tokens
         media = tokens.estimate_media(prepared.prompt.media)
         correction = self._corrections.get(choice.label, Correction())
-        return Call(
+        return PreparedRequest(
             request,
             choice,
             settings,
-            standing.ways[_way(settings)],
+            snapshot.upstreams[_key_of(settings)],
             prepared.prompt,
             estimated,
             input_tokens=correction.apply(estimated) + media,
@@ -196,16 +198,16 @@ class Exchange:
 
     def ask(
         self,
-        call: Call,
+        prepared: PreparedRequest,
         token: str,
         message_id: str,
         waiter: Waiter,
-        note: Callable[[Stage], None] = lambda _: None,
+        note: Callable[[Phase], None] = lambda _: None,
     ) -> Outcome:
         """Ask the model and read its reply; ask again where it cannot be read or was cut off.
 
         Args:
-            call: what to ask.
+            prepared: what to ask.
             token: for REDCap.
             message_id: of the message to be made.
             waiter: who waits on behalf of the client.
@@ -216,30 +218,30 @@ class Exchange:
             ProxyError: REDCap or the model failed.
             ClientGone: the client did not wait for the answer.
         """
-        request, alias = call.request, call.choice.alias
-        if call.most_tokens > alias.window:
-            raise PromptTooLong(call.most_tokens, alias.window)
+        request, alias = prepared.request, prepared.choice.alias
+        if prepared.most_tokens > alias.window:
+            raise PromptTooLong(prepared.most_tokens, alias.window)
         if request.max_tokens == 0:
-            return Outcome(answer_nothing(request, message_id, call.input_tokens))
+            return Outcome(answer_nothing(request, message_id, prepared.input_tokens))
         asks = ask_for_reply(
             request,
             alias,
-            call.prompt,
+            prepared.prompt,
             lambda: new_id("toolu"),
-            armoured=call.settings.redcap_decodes_entities,
-            vocabulary=call.vocabulary if len(callable_tools(request)) == len(request.tools) else None,
+            armoured=prepared.settings.redcap_decodes_entities,
+            vocabulary=prepared.vocabulary if len(callable_tools(request)) == len(request.tools) else None,
         )
 
         def send(ask: Ask) -> Answer:
             if ask.number == 1:  # all asks after the first share a time limit of their own
-                waiter.renew(call.settings.upstream_timeout)
+                waiter.renew(prepared.settings.upstream_timeout)
                 note("asking again")
-            return self._send(call, ask, token, waiter, boundary=f"form_{message_id}")
+            return self._send(prepared, ask, token, waiter, boundary=f"form_{message_id}")
 
         note("waiting for a turn")
-        with self._turns.take(token, waiter):
+        with self._queue.take(token, waiter):
             note("asking")
-            waiter.renew(call.settings.upstream_timeout)
+            waiter.renew(prepared.settings.upstream_timeout)
             asked = drive(asks, send)
         read = asked.reply
         content, mended = _for_client(request, read)
@@ -248,17 +250,17 @@ class Exchange:
         )
         return Outcome(message, asked.repairs, asked.continuations, mended, asked.failure)
 
-    def _send(self, call: Call, ask: Ask, token: str, waiter: Waiter, *, boundary: str) -> Answer:
+    def _send(self, prepared: PreparedRequest, ask: Ask, token: str, waiter: Waiter, *, boundary: str) -> Answer:
         """Send one ask; the boundary is one that nobody could have put into the prompt.
 
         Raises:
             ProxyError: REDCap or the model failed.
         """
-        settings = call.settings
-        form = _Form(call, ask, token, boundary)
+        settings = prepared.settings
+        form = _Form(prepared, ask, token, boundary)
         began = waiter.elapsed
-        trace = {"traceparent": call.traceparent} if call.traceparent else None
-        came = call.upstream.post(form_type(boundary), form.write, waiter, trace)
+        trace = {"traceparent": prepared.traceparent} if prepared.traceparent else None
+        came = prepared.upstream.post(form_type(boundary), form.write, waiter, trace)
         answer = read_answer(
             came.status,
             came.headers,
@@ -268,10 +270,10 @@ class Exchange:
             sent_bytes=form.size,
         )
         if answer.is_apology:
-            raise self._explain_apology(call.choice)
-        self._note_health(call.choice, lambda health: health.after_answer(time.monotonic(), waiter.elapsed - began))
+            raise self._explain_apology(prepared.choice)
+        self._note_health(prepared.choice, lambda health: health.after_answer(time.monotonic(), waiter.elapsed - began))
         if ask.number == 0:
-            self._learn(call, answer)
+            self._learn(prepared, answer)
         return answer
 
     def _explain_apology(self, choice: Choice) -> ProxyError:
@@ -295,14 +297,14 @@ class Exchange:
         """What is known of how an alias fares, by the label of `Choice`."""
         return self._health.get(label, Health())
 
-    def _learn(self, call: Call, answer: Answer) -> None:
+    def _learn(self, prepared: PreparedRequest, answer: Answer) -> None:
         """Take the usage that came back as a measure of the estimates; that of images says nothing about texts."""
-        if not answer.input_tokens or next(call.prompt.media, None):
+        if not answer.input_tokens or next(prepared.prompt.media, None):
             return
-        name = call.choice.label
+        name = prepared.choice.label
         with self._lock:
             known = self._corrections.get(name, Correction())
-            _remember(self._corrections, name, known.learn(call.estimated, answer.input_tokens))
+            _remember(self._corrections, name, known.learn(prepared.estimated, answer.input_tokens))
 
     def _note_health(self, choice: Choice, change: Callable[[Health], Health]) -> Health:
         """Remember how a call went. Of names that clients made up, only those that answer are kept."""
@@ -321,22 +323,22 @@ class _Form:
         size: bytes of the form as it was written last.
     """
 
-    def __init__(self, call: Call, ask: Ask, token: str, boundary: str) -> None:
-        self._call, self._ask, self._token, self._boundary = call, ask, token, boundary
+    def __init__(self, prepared: PreparedRequest, ask: Ask, token: str, boundary: str) -> None:
+        self._prepared, self._ask, self._token, self._boundary = prepared, ask, token, boundary
         self.size = 0
 
     def write(self) -> bytes:
         """The body of the POST."""
-        settings = self._call.settings
+        settings = self._prepared.settings
         own = settings.redcap_api_token
         fields = form_fields(
             self._ask.prompt,
             token=own.reveal() if own else self._token,
             prefix=settings.redcap_module_prefix,
-            alias=self._call.choice.alias,
+            alias=self._prepared.choice.alias,
             max_tokens=self._ask.max_tokens,
-            temperature=self._call.request.temperature,
-            top_p=self._call.request.top_p,
+            temperature=self._prepared.request.temperature,
+            top_p=self._prepared.request.top_p,
         )
         body = encode_form(fields, self._boundary)
         self.size = len(body)
@@ -349,7 +351,7 @@ def _remember(known: dict[str, T], name: str, value: T) -> None:
         known[name] = value
 
 
-def _way(settings: Settings) -> _Way:
+def _key_of(settings: Settings) -> _UpstreamKey:
     """What an upstream depends on: settings that agree in this can share one."""
     return (
         *(settings.redcap_api_url, settings.connect_timeout, settings.silence_timeout),
@@ -358,10 +360,10 @@ def _way(settings: Settings) -> _Way:
     )
 
 
-def _find_ways(settings: Settings, known: Mapping[_Way, Upstream]) -> dict[_Way, Upstream]:
+def _find_upstreams(settings: Settings, known: Mapping[_UpstreamKey, Upstream]) -> dict[_UpstreamKey, Upstream]:
     """An upstream for every server; those that are known already are kept."""
     sites = [settings.at(name) for name in (DEFAULT_SERVER, *settings.servers)]
-    return {_way(site): known.get(_way(site)) or Upstream(site) for site in sites}
+    return {_key_of(site): known.get(_key_of(site)) or Upstream(site) for site in sites}
 
 
 def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...], int]:

@@ -22,7 +22,7 @@ _OTHER_FILES = 64
 _PARTING_SECONDS = 2.0
 
 
-class Phase(enum.Enum):
+class ConnectionState(enum.Enum):
     """What a connection is about."""
 
     IDLE = enum.auto()
@@ -37,7 +37,7 @@ class Connections:
         """Begin without any; there may be `limit` at once, and after the time of grace so long for the last words."""
         self._limit = limit
         self._farewell_seconds = farewell_seconds
-        self._phases: dict[socket.socket, Phase] = {}  # in the order of the last change
+        self._states: dict[socket.socket, ConnectionState] = {}  # in the order of the last change
         self._changed = threading.Condition()
         self._stopping = self._out_of_time = False
 
@@ -52,34 +52,34 @@ class Connections:
         return self._out_of_time
 
     def __len__(self) -> int:
-        return len(self._phases)
+        return len(self._states)
 
     def let_in(self, connection: socket.socket) -> bool:
         """Take a new connection, if need be in place of the one that has been idle for longest."""
         with self._changed:
-            if self._stopping or (len(self._phases) >= self._limit and not self._hang_up(Phase.IDLE, most=1)):
+            if self._stopping or (len(self._states) >= self._limit and not self._hang_up(ConnectionState.IDLE, most=1)):
                 return False
-            self._phases[connection] = Phase.IDLE
+            self._states[connection] = ConnectionState.IDLE
             return True
 
-    def turn(self, connection: socket.socket, phase: Phase) -> bool:
+    def set_state(self, connection: socket.socket, state: ConnectionState) -> bool:
         """Note what a connection is about now; False where it must end instead, without a word."""
         with self._changed:
-            if self._phases.pop(connection, None) is None:
+            if self._states.pop(connection, None) is None:
                 return False
-            self._phases[connection] = phase
-            return not (self._stopping and phase is Phase.IDLE)
+            self._states[connection] = state
+            return not (self._stopping and state is ConnectionState.IDLE)
 
     def leave(self, connection: socket.socket) -> None:
         """Forget a connection that is closed."""
         with self._changed:
-            self._phases.pop(connection, None)
+            self._states.pop(connection, None)
             self._changed.notify_all()
 
     def make_room(self) -> None:
         """Hang up on the connection that has been idle for longest, if there is one."""
         with self._changed:
-            self._hang_up(Phase.IDLE, most=1)
+            self._hang_up(ConnectionState.IDLE, most=1)
 
     def raise_if_stopped(self) -> None:
         """Say whether a request must end now.
@@ -101,20 +101,20 @@ class Connections:
         """
         with self._changed:
             self._stopping = True
-            self._hang_up(Phase.IDLE)
-            self._changed.wait_for(lambda: not self._phases, grace)
+            self._hang_up(ConnectionState.IDLE)
+            self._changed.wait_for(lambda: not self._states, grace)
             self._out_of_time = True
-            for connection, phase in self._phases.items():
-                if phase is Phase.READING:  # wakes its thread, which tells the client
+            for connection, state in self._states.items():
+                if state is ConnectionState.READING:  # wakes its thread, which tells the client
                     _shut(connection, socket.SHUT_RD)
-            self._changed.wait_for(lambda: not self._phases, self._farewell_seconds)
-            return len(self._phases)
+            self._changed.wait_for(lambda: not self._states, self._farewell_seconds)
+            return len(self._states)
 
-    def _hang_up(self, phase: Phase, most: int | None = None) -> int:
+    def _hang_up(self, state: ConnectionState, most: int | None = None) -> int:
         """Wake the threads of connections so that they end; how many. The thread of one has no say any more."""
-        chosen = [connection for connection, its in self._phases.items() if its is phase][:most]
+        chosen = [connection for connection, its in self._states.items() if its is state][:most]
         for connection in chosen:
-            del self._phases[connection]
+            del self._states[connection]
             _shut(connection, socket.SHUT_RDWR)
         return len(chosen)
 

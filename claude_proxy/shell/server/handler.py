@@ -23,7 +23,7 @@ from claude_proxy import __version__
 from claude_proxy.core.http1.request import RequestHead, check_length, read_body, read_head
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.server.connections import Budget, Connections, Parting, Phase
+from claude_proxy.shell.server.connections import Budget, Connections, ConnectionState, Parting
 from claude_proxy.shell.server.incoming import Incoming
 from claude_proxy.shell.server.outgoing import Outgoing
 
@@ -153,11 +153,11 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         self.close_connection = True
         self._head, self.started = None, False
         connections, settings = self.server.connections, self.server.settings
-        if not connections.turn(self.connection, Phase.IDLE):
+        if not connections.set_state(self.connection, ConnectionState.IDLE):
             return
         if not self._incoming.await_request(settings.idle_timeout):
             return
-        if connections.turn(self.connection, Phase.READING):
+        if connections.set_state(self.connection, ConnectionState.READING):
             self._serve_request()
 
     def _serve_request(self) -> None:
@@ -184,7 +184,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         self._incoming.allow(settings.body_timeout, _BODY_RATE)
         body = read_body(self._incoming, head, max_bytes=max_body, taken=taken)
         connections = self.server.connections
-        connections.turn(self.connection, Phase.ANSWERING)
+        connections.set_state(self.connection, ConnectionState.ANSWERING)
         connections.raise_if_stopped()
         return HttpRequest(
             head.method,

@@ -31,7 +31,7 @@ class _Ticket:
         self._other.close()
 
 
-class Turns:
+class CallQueue:
     """Grants turns, a bounded number at once."""
 
     def __init__(self, at_once: int, most_waiting: int) -> None:

@@ -178,19 +178,19 @@ def test_a_running_request_is_seen_until_it_is_finished(journal: Journal, clock:
     assert running == Running("req_1", clock.now, None, None, stream=False, phase="preparing")
 
     record.model, record.alias, record.stream = "claude-sonnet-4", "claude", True
-    journal.turn("req_1", "waiting for a turn")
+    journal.set_phase("req_1", "waiting for a turn")
     seen = journal.snapshot()
     assert seen.running == (Running("req_1", clock.now, "claude-sonnet-4", "claude", True, "waiting for a turn"),)
     assert seen.waiting == 1
 
-    journal.turn("req_1", "asking")
+    journal.set_phase("req_1", "asking")
     assert journal.snapshot().waiting == 0
     journal.request(record)
     assert journal.snapshot().running == ()
 
 
 def test_a_turn_of_a_request_that_has_ended_is_nothing(journal: Journal) -> None:
-    journal.turn("req_1", "asking")
+    journal.set_phase("req_1", "asking")
     assert journal.snapshot().running == ()
 
 
@@ -296,7 +296,7 @@ def test_many_threads_at_once(journal: Journal) -> None:
         for each in range(100):
             record = finished(request_id=f"req_{number}_{each}", input_tokens=1)
             journal.begin(record)
-            journal.turn(record.request_id, "asking")
+            journal.set_phase(record.request_id, "asking")
             journal.snapshot()
             journal.request(record)
 

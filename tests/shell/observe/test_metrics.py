@@ -94,7 +94,7 @@ def test_what_is_in_flight() -> None:
     made = journal()
     for number, phase in enumerate(("asking", "waiting for a turn", "waiting for a turn")):
         made.begin(Record(f"req_{number}"))
-        made.turn(f"req_{number}", phase)  # type: ignore[arg-type]
+        made.set_phase(f"req_{number}", phase)  # type: ignore[arg-type]
     found = read(made)
     assert values(found["claude_proxy_requests_in_flight"]) == {(): 3}
     assert values(found["claude_proxy_requests_waiting"]) == {(): 2}

@@ -24,7 +24,7 @@ from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe import status_page
 from claude_proxy.shell.observe.journal import MESSAGES, Journal, Record
-from claude_proxy.shell.observe.status_page import Feed, Site, describe_site, refusal, render, seconds_text
+from claude_proxy.shell.observe.status_page import Feed, SiteFacts, describe_site, refusal, render, seconds_text
 from claude_proxy.shell.proxy import app
 
 URL = "https://redcap.example.edu/api/"
@@ -184,7 +184,7 @@ def test_browsers_get_the_page(redcap: Redcap, proxy: Proxy) -> None:
 NOW = 1_700_000_000.0
 
 
-def site(**changes: Any) -> Site:
+def site(**changes: Any) -> SiteFacts:
     settings = Settings(URL, Secret(TOKEN), **changes)
     return describe_site(settings, lambda _: Health(), now=NOW, monotonic=100.0)
 
@@ -291,7 +291,7 @@ def test_what_became_of_a_request(changes: dict[str, Any], shown: str) -> None:
 def test_what_runs_and_what_waits() -> None:
     made = journal()
     made.begin(record(stream=True))
-    made.turn("req_1", "waiting for a turn")
+    made.set_phase("req_1", "waiting for a turn")
     parts = status_page.parts(site(), made.snapshot())
     assert "waiting for a turn" in parts["running"]
     assert "1 <small>1 waiting" in parts["figures"]

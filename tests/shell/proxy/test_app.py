@@ -707,7 +707,7 @@ def test_a_connection_that_breaks(redcap: Redcap, proxy: Proxy) -> None:
 
 
 def test_a_fault_of_the_proxy_is_an_error_without_content(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(*_: object) -> None:
+    def stumble(*_: object, **__: object) -> None:
         raise ValueError(PROMPT)
 
     monkeypatch.setattr(Exchange, "prepare", stumble)

@@ -13,12 +13,11 @@ from conftest import NOTHING, PATIENCE, TOKEN, Redcap, message_request
 
 from claude_proxy.core.aliases import tokens
 from claude_proxy.core.messages.content import Message, Text, ToolUse
-from claude_proxy.core.messages.json_node import Rules
 from claude_proxy.core.messages.response import message_json
 from claude_proxy.demo.simulator import ModelReply, Received
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.proxy.exchange import Call, Exchange, new_id
+from claude_proxy.shell.proxy.exchange import Exchange, PreparedRequest, new_id
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 
 TOOL = {
@@ -36,8 +35,8 @@ TWO_CALLS = (
 Ask: TypeAlias = Callable[..., Message]
 
 
-def prepared(exchange: Exchange, changes: Mapping[str, Any] = NOTHING) -> Call:
-    return exchange.prepare(exchange.read(message_request(changes), Rules()))
+def prepared(exchange: Exchange, changes: Mapping[str, Any] = NOTHING) -> PreparedRequest:
+    return exchange.prepare(message_request(changes))
 
 
 @pytest.fixture
@@ -326,8 +325,8 @@ def test_nothing_is_kept_where_no_memory_may_be_used_for_it(start: Callable[...,
 
 def test_the_memory_may_be_changed_while_running(exchange: Exchange) -> None:
     prepared(exchange)
-    exchange.adopt(replace(exchange.standing.settings, cache_mb=0))
+    exchange.adopt(replace(exchange.snapshot.settings, cache_mb=0))
     assert not kept(exchange)
-    exchange.adopt(replace(exchange.standing.settings, cache_mb=1))
+    exchange.adopt(replace(exchange.snapshot.settings, cache_mb=1))
     prepared(exchange)
     assert kept(exchange)

@@ -268,9 +268,9 @@ def test_whoever_was_let_in_spends_the_token_that_let_them_in(
     proxy = start_proxy(redcap_api_token=None)
     prepare = Exchange.prepare
 
-    def late(self: Exchange, *arguments: Any) -> Any:
+    def late(self: Exchange, *arguments: Any, **more: Any) -> Any:
         adopt(proxy, redcap_api_token=Secret(COLLEAGUES_TOKEN))
-        return prepare(self, *arguments)
+        return prepare(self, *arguments, **more)
 
     monkeypatch.setattr(Exchange, "prepare", late)
     redcap.queue("Yes.")

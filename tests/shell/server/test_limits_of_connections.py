@@ -22,7 +22,7 @@ from faults import open_files
 from sites import MB, Answer, Site, echo, listening
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded, RequestTimeout, ShuttingDown
-from claude_proxy.shell.server.connections import Budget, Phase
+from claude_proxy.shell.server.connections import Budget, ConnectionState
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter, ServerLimits, response_head
 from claude_proxy.shell.server.incoming import Incoming
 
@@ -152,7 +152,7 @@ def test_an_idle_connection_makes_room(serve: Serve) -> None:
 def _served(site: Site, stack: ExitStack) -> Wire:
     wire = connect_and_ask(site, stack)
     assert wire.read_response().status == 200
-    eventually(lambda: phases(site) == {Phase.IDLE})  # only what has become idle makes room
+    eventually(lambda: states(site) == {ConnectionState.IDLE})  # only what has become idle makes room
     return wire
 
 
@@ -417,8 +417,8 @@ def test_no_response_can_be_split() -> None:
 # --- The end ----------------------------------------------------------------------------------------------------------
 
 
-def phases(site: Site) -> set[Phase]:
-    return set(site.server.connections._phases.values())
+def states(site: Site) -> set[ConnectionState]:
+    return set(site.server.connections._states.values())
 
 
 def stopping(site: Site, grace: float) -> threading.Thread:
@@ -452,7 +452,7 @@ def test_running_requests_are_answered_and_their_connections_end(serve: Serve) -
         wire.send(GET * 2)
         sending.send(POST)
         waiting.wait()
-        eventually(lambda: phases(site) == {Phase.READING, Phase.ANSWERING})
+        eventually(lambda: states(site) == {ConnectionState.READING, ConnectionState.ANSWERING})
         thread = stopping(site, grace=PATIENCE * 10)
         with pytest.raises(OSError):
             site.is_well()
@@ -474,7 +474,7 @@ def test_when_the_time_is_up_the_others_are_told(serve: Serve, data: bytes) -> N
         wire.send(data)
         if data == GET:
             waiting.wait()
-        eventually(lambda: phases(site) - {Phase.IDLE})
+        eventually(lambda: states(site) - {ConnectionState.IDLE})
         thread = stopping(site, grace=0.1)
         response = wire.read_response()
         assert response.error == (529, "overloaded_error", ShuttingDown().message)

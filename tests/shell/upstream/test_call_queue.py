@@ -1,4 +1,4 @@
-"""Turns: a bound on what runs, a bound on what waits, fairness between credentials, and nothing left behind."""
+"""CallQueue: a bound on what runs, a bound on what waits, fairness between credentials, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from conftest import PATIENCE, Gate, Redcap, StartProxy, eventually
 
 from claude_proxy.errors import ClientGone, ProxyOverloaded
-from claude_proxy.shell.upstream.call_queue import Turns
+from claude_proxy.shell.upstream.call_queue import CallQueue
 from claude_proxy.shell.wait.waiter import Waiter
 
 
 class Queue:
     """Threads that take turns, and the order in which they got them."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: CallQueue) -> None:
         self.turns = turns
         self.served: list[str] = []
         self.failures: list[Exception] = []
@@ -49,9 +49,9 @@ class Queue:
 
 
 @pytest.fixture
-def taken() -> Iterator[tuple[Turns, ExitStack]]:
-    """Turns of which the only one is taken, until the stack is closed."""
-    turns = Turns(1, 5)
+def taken() -> Iterator[tuple[CallQueue, ExitStack]]:
+    """CallQueue of which the only one is taken, until the stack is closed."""
+    turns = CallQueue(1, 5)
     with ExitStack() as stack:
         stack.enter_context(turns.take("busy", Waiter(limit=PATIENCE)))
         yield turns, stack
@@ -62,7 +62,7 @@ def files() -> int:
 
 
 def test_a_free_turn_is_granted_at_once_and_comes_back() -> None:
-    turns = Turns(2, 0)
+    turns = CallQueue(2, 0)
     for _ in range(3):
         with turns.take("a", Waiter(limit=0)), turns.take("a", Waiter(limit=0)):
             assert turns.waiting == 0
@@ -74,13 +74,13 @@ def test_a_free_turn_is_granted_at_once_and_comes_back() -> None:
 
 
 def test_it_comes_back_after_a_failure() -> None:
-    turns = Turns(1, 0)
+    turns = CallQueue(1, 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), turns.take("a", Waiter(limit=PATIENCE)):
             raise ZeroDivisionError
 
 
-def test_credentials_are_served_in_turn(taken: tuple[Turns, ExitStack]) -> None:
+def test_credentials_are_served_in_turn(taken: tuple[CallQueue, ExitStack]) -> None:
     turns, stack = taken
     queue = Queue(turns)
     for name in ("a1", "a2", "a3", "b1", "c1"):
@@ -91,7 +91,7 @@ def test_credentials_are_served_in_turn(taken: tuple[Turns, ExitStack]) -> None:
     assert turns.waiting == 0
 
 
-def test_who_waits_too_long_is_told_to_try_again(taken: tuple[Turns, ExitStack]) -> None:
+def test_who_waits_too_long_is_told_to_try_again(taken: tuple[CallQueue, ExitStack]) -> None:
     turns, _ = taken
     with pytest.raises(ProxyOverloaded, match="MAX_CALLS") as failure, turns.take("a", Waiter(limit=0.01)):
         pytest.fail("a turn was granted")
@@ -100,7 +100,7 @@ def test_who_waits_too_long_is_told_to_try_again(taken: tuple[Turns, ExitStack])
     assert turns.waiting == 0
 
 
-def test_signs_of_life_go_on_while_waiting(taken: tuple[Turns, ExitStack]) -> None:
+def test_signs_of_life_go_on_while_waiting(taken: tuple[CallQueue, ExitStack]) -> None:
     ticks: list[float] = []
 
     def tick(elapsed: float) -> float:
@@ -113,7 +113,7 @@ def test_signs_of_life_go_on_while_waiting(taken: tuple[Turns, ExitStack]) -> No
         pytest.fail("a turn was granted")
 
 
-def test_a_client_that_goes_away_gives_its_place_up(taken: tuple[Turns, ExitStack]) -> None:
+def test_a_client_that_goes_away_gives_its_place_up(taken: tuple[CallQueue, ExitStack]) -> None:
     turns, stack = taken
     before = files()
     queue = Queue(turns)
@@ -132,7 +132,7 @@ def test_a_client_that_goes_away_gives_its_place_up(taken: tuple[Turns, ExitStac
 
 def test_a_turn_that_comes_as_its_owner_leaves_is_passed_on() -> None:
     """The grant and the client's leaving may cross; whichever wins, no turn is lost."""
-    turns = Turns(1, 50)
+    turns = CallQueue(1, 50)
     for _ in range(50):
         queue = Queue(turns)
         with turns.take("busy", Waiter(limit=PATIENCE)):
@@ -164,7 +164,7 @@ def test_requests_beyond_both_bounds_are_told_to_try_again(redcap: Redcap, start
 # --- bounds that change -----------------------------------------------------------------------------------------------
 
 
-def test_more_turns_are_granted_to_those_who_wait(taken: tuple[Turns, ExitStack]) -> None:
+def test_more_turns_are_granted_to_those_who_wait(taken: tuple[CallQueue, ExitStack]) -> None:
     turns, _ = taken
     queue = Queue(turns)
     for name in ("one", "two"):
@@ -176,7 +176,7 @@ def test_more_turns_are_granted_to_those_who_wait(taken: tuple[Turns, ExitStack]
 
 
 def test_fewer_turns_take_none_away_and_grant_none_before_enough_came_back() -> None:
-    turns = Turns(2, 5)
+    turns = CallQueue(2, 5)
     queue = Queue(turns)
     with ExitStack() as second:
         with turns.take("a", Waiter(limit=PATIENCE)):
