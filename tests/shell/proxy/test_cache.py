@@ -189,7 +189,7 @@ LARGE: list[Any] = [
     [None] * 2_000,
     tuple(Text(str(number)) for number in range(1_000)),
     Tool("Run", {}, input_examples=({"a": ["x" * 100_000]},)),
-    frozenset(str(number) for number in range(2_000)),
+    frozenset(str(number) for number in range(3_000)),
 ]
 
 
