@@ -30,8 +30,7 @@ Exit codes: 0 stopped as asked, 1 could not start or was stopped by a second sig
 """
 _RUN = """\
 Start Claude Code with everything behind "run" as its arguments. A proxy is started
-with it, on a free port, and ends with it; one that runs already at LISTEN_HOST and
-LISTEN_PORT with the same version, REDCap and token is used instead.
+with it, on a free port, and ends with it.
 """
 _RUN_EPILOG = """\
 Files with settings are read from the user's own folder, never from the working

@@ -28,19 +28,15 @@ def run(options: argparse.Namespace) -> int:
     asked = find_option(arguments, "--model")
     answerer = launcher.find_answerer(asked, configured, os.environ, claude.env, claude.model)
     kept = launcher.Kept()
-    if launcher.is_running(configured):
-        base_url = launcher.local_url(configured)
-    else:
-        log = launcher.open_log(options.log) if options.log else None
-        journal = Journal(configured.log_level if log else "warning", configured.log_format, log or kept)
-        server = listen(launcher.private_settings(configured, token), journal)
-        if server is None:
-            return FAILED
-        # It ends with this process: when claude has ended, nobody is left to wait for a request.
-        threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
-        base_url = server.url
+    log = launcher.open_log(options.log) if options.log else None
+    journal = Journal(configured.log_level if log else "warning", configured.log_format, log or kept)
+    server = listen(launcher.private_settings(configured, token), journal)
+    if server is None:
+        return FAILED
+    # It ends with this process: when claude has ended, nobody is left to wait for a request.
+    threading.Thread(target=server.serve_forever, name="accept", daemon=True).start()
     launch = launcher.plan_launch(
-        program, arguments, base_url=base_url, token=token, answerer=answerer, environ=os.environ, claude=claude
+        program, arguments, base_url=server.url, token=token, answerer=answerer, environ=os.environ, claude=claude
     )
     line = answerer.line(configured, sys.stderr.encoding)
     for sentence in (*configured.warnings, *launch.sentences, line):

@@ -160,16 +160,14 @@ def check_port(settings: Settings) -> Finding:
     where = f"{settings.listen_host}:{settings.listen_port}"
     if settings.listen_port == 0:
         return ok("port", "any free one (LISTEN_PORT=0)")
-    if launcher.is_running(settings):
-        return ok("port", f"this very proxy listens on {where}: same version, REDCap and token")
     try:
         _listen_for_a_moment(settings.listen_host, settings.listen_port)
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE and (version := _proxy_there(settings)):
             return warning(
                 "port",
-                f"a claude-proxy {version} listens on {where}. Whether it has the same REDCap and token could not be "
-                'told; where it has not, stop it ("claude-proxy run" finds a port of its own).',
+                f'a claude-proxy {version} already listens on {where}. To start another one with "claude-proxy serve", '
+                'stop it or set LISTEN_PORT; "claude-proxy run" finds a free port of its own.',
             )
         return failed("port", f"{where} cannot be listened on: {explain_listening(error)}.")
     return ok("port", f"{where} is free")

@@ -8,12 +8,9 @@ would never get its terminal back.
 
 from __future__ import annotations
 
-import hmac
-import http.client
 import io
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -32,7 +29,6 @@ from claude_proxy.core.aliases.mapping import Choice, choose_alias
 from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.shell.wait.wakeup import Wakeup
 from claude_proxy.tools.claude_environment import (
     AUTH_TOKEN,
@@ -48,7 +44,6 @@ from claude_proxy.tools.claude_environment import (
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
 WINDOWS = sys.platform == "win32"
-_KNOCK = 2.0  # seconds for a proxy on this machine to answer
 _INSTALL = "irm https://claude.ai/install.ps1 | iex" if WINDOWS else "curl -fsSL https://claude.ai/install.sh | bash"
 
 
@@ -175,30 +170,8 @@ def _mode(settings: Mapping[str, Any]) -> str | None:
 
 def local_url(settings: Settings) -> str:
     """The address under which clients on this machine reach a proxy with these settings."""
-    host = _local_host(settings)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen_host, settings.listen_host)  # noqa: S104
     return f"http://[{host}]:{settings.listen_port}" if ":" in host else f"http://{host}:{settings.listen_port}"
-
-
-def _local_host(settings: Settings) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen_host, settings.listen_host)  # noqa: S104
-
-
-def is_running(settings: Settings) -> bool:
-    """Whether a proxy with these settings listens where they say, and has proved it. No token is sent."""
-    challenge = secrets.token_hex(16)
-    proof = prove(settings, challenge)
-    if proof is None or settings.listen_port == 0:
-        return False
-    connection = http.client.HTTPConnection(_local_host(settings), settings.listen_port, timeout=_KNOCK)
-    try:
-        connection.request("GET", f"/health?challenge={challenge}")
-        answer = json.loads(connection.getresponse().read(4096))
-    except (OSError, http.client.HTTPException, ValueError, RecursionError):
-        return False
-    finally:
-        connection.close()
-    given = answer.get("proof") if isinstance(answer, dict) else None
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), proof.encode())
 
 
 def private_settings(settings: Settings, token: str) -> Settings:

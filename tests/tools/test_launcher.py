@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import stat
 import subprocess
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, find_program
 
-from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import (
     MARK,
@@ -587,97 +580,7 @@ def test_the_last_lines_are_kept() -> None:
     assert (kept.count, list(kept.lines)) == (3, ["two", "three"])
 
 
-# --- Recognizing a proxy ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def health(answer: object, **other: object) -> Iterator[tuple[Settings, list[str]]]:
-    """Something that answers /health; `answer` None proves what settings with `other` things changed can prove."""
-    seen: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(f"{self.requestline}\n{self.headers}")
-            challenge = parse_qs(urlsplit(self.path).query)["challenge"][0]
-            theirs = replace(SETTINGS, **{"listen_port": server.server_port, **other})  # type: ignore[arg-type]
-            told = {"status": "ok", "version": __version__, "proof": prove(theirs, challenge)}
-            body = answer if isinstance(answer, bytes) else json.dumps(told if answer is None else answer).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield replace(SETTINGS, listen_port=server.server_port), seen
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_a_proxy_that_proves_itself_is_used() -> None:
-    with health(None) as (settings, seen):
-        assert launcher.is_running(settings)
-        assert launcher.is_running(settings)
-    assert TOKEN not in "".join(seen)
-    assert seen[0] != seen[1], "the challenge must be a new one each time"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"status": "ok", "version": __version__},
-        {"status": "ok", "version": __version__, "proof": "0" * 64},
-        {"proof": None},
-        {"proof": "\u00e9"},
-        ["proof"],
-        b"",
-        b"[" * 4096,
-        b"\xff",
-    ],
-)
-def test_whatever_cannot_is_not_and_sees_no_token(answer: object) -> None:
-    with health(answer) as (settings, seen):
-        assert not launcher.is_running(settings)
-    assert len(seen) == 1
-    assert TOKEN not in "".join(seen)
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"redcap_api_url": "https://other.example.edu/api/"},
-        {"redcap_api_token": Secret(COLLEAGUES_TOKEN)},
-        {"redcap_api_token": None},
-        {"redcap_module_prefix": "other"},
-        {"model_map": {"claude-*": "gpt-4o"}},
-        {"listen_host": "localhost"},
-        {"listen_port": 1},  # an impostor that passes the challenge on to the true proxy
-    ],
-)
-def test_a_proxy_with_other_settings_is_not_used(other: dict[str, object]) -> None:
-    with health(None, **other) as (settings, _):
-        assert not launcher.is_running(settings)
-
-
-def test_nobody_there_or_nothing_to_prove_with() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert not launcher.is_running(replace(SETTINGS, listen_port=port))
-    assert not launcher.is_running(replace(SETTINGS, listen_port=0))
-    with health(None) as (settings, seen):
-        assert not launcher.is_running(replace(settings, redcap_api_token=None))
-        assert seen == []
-
-
-@pytest.mark.parametrize("challenge", ["", "0" * 31, "0" * 33, "g" * 32, "0" * 32 + "\n"])
-def test_only_challenges_are_answered(challenge: str) -> None:
-    assert prove(SETTINGS, challenge) is None
+# --- The proxy's address ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from claude_proxy.settings.table import Settings
 from claude_proxy.shell.observe import metrics, status_page
 from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, Journal, Phase, Record
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome, PreparedRequest, Snapshot, new_id
-from claude_proxy.shell.proxy.proof_of_token import prove
 from claude_proxy.shell.server import access
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter
 from claude_proxy.shell.upstream.client import Waiter
@@ -227,9 +226,7 @@ class App:
         context.respond(200, {}, b"")
 
     def _health(self, context: RequestContext) -> None:
-        challenge = parse_qs(context.request.query).get("challenge", [""])[-1]
-        proof = prove(context.settings, challenge)
-        context.respond_json({"status": "ok", "version": __version__, **({"proof": proof} if proof else {})})
+        context.respond_json({"status": "ok", "version": __version__})
 
     # --- the status ---------------------------------------------------------------------------------------------------
 
