@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from claude_proxy import __version__
-from claude_proxy.errors import CommandFailed, SettingsError
+from claude_proxy.errors import CommandFailed
 
-_OK, _FAILED, _MISUSED = 0, 1, 2
+_OK, _FAILED = 0, 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OPTIONS_OF_RUN = ("--claude", "--log")  # those with a value
 _HELP = ("-h", "--help")
@@ -28,11 +28,20 @@ REDCAP_API_URL must be set. .env.example and claude-proxy.example.toml explain a
 Exit codes: 0 stopped as asked, 1 could not start or was stopped by a second signal,
 2 wrong usage or settings. The other commands say theirs in their own --help.
 """
-_RUN = """\
+# Of each command: a line for the list, what it does, and what else to know.
+_TEXTS = {
+    "serve": (
+        "start the proxy (the default)",
+        "Start the proxy. claude-proxy.toml is read again when it changes, everything on SIGHUP.",
+        "",
+    ),
+    "run": (
+        "start Claude Code, with a proxy that ends with it",
+        """\
 Start Claude Code with everything behind "run" as its arguments. A proxy is started
 with it, on a free port, and ends with it.
-"""
-_RUN_EPILOG = """\
+""",
+        """\
 Files with settings are read from the user's own folder, never from the working
 folder: a cloned repository must not say where tokens and prompts go.
 The options above must come first; what follows them, or follows --, goes to claude
@@ -40,38 +49,57 @@ as it stands: claude-proxy run -- --help shows claude's own help.
 Exit codes: claude's own (128 and the signal's number if a signal ended it);
 1 the proxy could not start, 2 wrong usage or settings, 126 claude could not be
 started, 127 claude was not found.
-"""
-_ENV = """\
+""",
+    ),
+    "env": (
+        "print what makes Claude Code use the proxy, or write its settings.json",
+        """\
 Print the environment that makes Claude Code use the proxy at LISTEN_HOST and
 LISTEN_PORT ("claude-proxy serve"), token included, as lines for a shell.
-"""
-_ENV_EPILOG = """\
+""",
+        """\
 bash, zsh:   eval "$(claude-proxy env)"
 fish:        claude-proxy env | source
 PowerShell:  claude-proxy env | Out-String | Invoke-Expression
-With --settings, what stands in the file already is kept: where it has another value
-that claude-proxy did not write, nothing is changed.
+With --settings, what the file already says is kept: where it has another value that
+claude-proxy did not write, nothing is changed.
 Exit codes: 0 done, 1 the file could not be merged with or written, 2 wrong usage or settings.
-"""
-_INIT = """\
+""",
+    ),
+    "init": (
+        "ask for REDCap's address and token, try them, and write .env",
+        """\
 Ask for REDCap's API address and the API token, which is not shown; try both; and
 write them into .env in the working folder, which only you can read then. Other lines
 of the file stay as they are; a value that differs is replaced only if you say so.
-"""
-_INIT_EPILOG = """\
+""",
+        """\
 Without a terminal: claude-proxy init --url URL < file-with-the-token
 (the token is never an argument: everybody on the machine could see it there).
 Exit codes: 0 written, 1 nothing was written, 2 wrong usage or settings, 130 Ctrl-C.
-"""
-_DOCTOR = """\
+""",
+    ),
+    "doctor": (
+        "check everything, and say what to do about what is wrong",
+        """\
 Check, from near to far: Python, the settings and where each came from, the port,
-Claude Code and what would lead it elsewhere; then the way to REDCap, the token and the
-module; then each alias, with a tiny call. One line each, with what to do if it failed.
-What stands behind a failure is skipped. No secret is shown.
-"""
-_DOCTOR_EPILOG = """\
-Exit codes: 0 nothing failed (there may be warnings), 1 something did, 2 wrong usage.
-"""
+Claude Code and whatever would send it elsewhere; then the way to REDCap, the token and
+the module; then each alias, with a tiny call. One line each, with what to do if it
+failed. What comes after a failure is skipped. No secret is shown.
+""",
+        "Exit codes: 0 nothing failed (there may be warnings), 1 something did, 2 wrong usage.",
+    ),
+    "models": (
+        "show which alias answers for which model name, and why",
+        "Show which SecureChatAI alias answers for which model name, and which rule decides.",
+        "Exit codes: 0 done, 1 the output could not be written, 2 wrong usage or settings.",
+    ),
+    "demo": (
+        "try it without a REDCap: a pretend one, with the proxy before it",
+        "Start a pretend REDCap with SecureChatAI, and the proxy before it; nothing leaves this machine.",
+        "",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,21 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
             signal.signal(number, _interrupt)
+    command = options.command or "serve"
     try:
-        return _run(options)
-    except SettingsError as error:
-        print(f"claude-proxy: {error}", file=sys.stderr)
-        return _MISUSED
+        # Only the command's own module is imported, and what that needs, so that it starts soon.
+        code: int = import_module(f"claude_proxy.commands.{command}").run(options)
     except CommandFailed as error:
         print(f"claude-proxy: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:  # for `run` this is before claude has started, which nobody asked to succeed
-        return _OK if options.command in {None, "serve", "demo"} else 128 + signal.SIGINT
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Run the command of that name: only its own module is imported, and what that needs, so that it starts soon."""
-    code: int = import_module(f"claude_proxy.commands.{options.command or 'serve'}").run(options)
+        return _OK if command in {"serve", "demo"} else 128 + signal.SIGINT
     return code
 
 
@@ -116,38 +138,46 @@ def _exit_at_once(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="claude-proxy",
         description="Lets Claude Code work through REDCap's SecureChatAI.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=raw,
     )
     parser.add_argument("--version", action="version", version=f"claude-proxy {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    serve = commands.add_parser(
-        "serve",
-        help="start the proxy (the default)",
-        description="Start the proxy. claude-proxy.toml is read again when it changes, everything on SIGHUP.",
+    serve, run, env, init, doctor, models, demo = (
+        commands.add_parser(name, help=short, description=description, epilog=epilog, formatter_class=raw)
+        for name, (short, description, epilog) in _TEXTS.items()
     )
-    serve.add_argument("--config", metavar="PATH", help="the configuration file (default: ./claude-proxy.toml)")
-    serve.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)")
-    run = commands.add_parser(
-        "run",
-        help="start Claude Code, with a proxy that ends with it",
-        description=_RUN,
-        epilog=_RUN_EPILOG,
-        usage="claude-proxy run [-h] [--claude PATH] [--log FILE] [--] [claude's own arguments]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    _add_options_of_claude(run, env)
+    init.add_argument("--url", metavar="URL", help="REDCap's API address; it is asked for if not given")
+    doctor.add_argument("--offline", action="store_true", help="leave out what needs the network")
+    wait = "wait so long for each answer of a model (default: 60)"
+    doctor.add_argument("--timeout", type=_patience, default=60.0, metavar="SECONDS", help=wait)
+    models.add_argument("name", metavar="NAME", nargs="?", help="explain this name only; claude's short names do, too")
+    demo.add_argument(
+        "--backend",
+        metavar="URL",
+        type=_http_url,
+        help="let a real model answer: any OpenAI-compatible server (Ollama, llama.cpp, vLLM), "
+        "such as http://127.0.0.1:11434; without it a small scripted stand-in does",
     )
+    demo.add_argument("--model", metavar="NAME", help="the backend's name for the model")
+    for each in (doctor, models):
+        each.add_argument("--json", action="store_true", help="write JSON, for a program")
+    for each in (serve, doctor, models):
+        each.add_argument("--config", metavar="PATH", help="the configuration file (default: ./claude-proxy.toml)")
+    for each in (serve, demo):
+        each.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)")
+    return parser
+
+
+def _add_options_of_claude(run: argparse.ArgumentParser, env: argparse.ArgumentParser) -> None:
+    run.usage = "claude-proxy run [-h] [--claude PATH] [--log FILE] [--] [claude's own arguments]"
     run.add_argument("--claude", metavar="PATH", help="Claude Code's program (default: CLAUDE, or claude on the PATH)")
     run.add_argument("--log", metavar="FILE", type=Path, help="append the proxy's log to this file (default: no log)")
-    env = commands.add_parser(
-        "env",
-        help="print what makes Claude Code use the proxy, or write its settings.json",
-        description=_ENV,
-        epilog=_ENV_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     form = env.add_mutually_exclusive_group()
     form.add_argument("--shell", choices=("bash", "fish", "powershell"), help="(default: guessed; bash does for zsh)")
     form.add_argument(
@@ -158,59 +188,6 @@ def _parser() -> argparse.ArgumentParser:
         help="write Claude Code's settings there instead (default: ~/.claude/settings.json); - prints them",
     )
     env.add_argument("--model", metavar="NAME", help="the model whose sizes to tell (default: as Claude Code chooses)")
-    _add_checks(commands)
-    demo = commands.add_parser(
-        "demo",
-        help="try it without a REDCap: a pretend one, with the proxy before it",
-        description="Start a pretend REDCap with SecureChatAI, and the proxy before it; nothing leaves this machine.",
-    )
-    demo.add_argument(
-        "--backend",
-        metavar="URL",
-        type=_http_url,
-        help="let a real model answer: any OpenAI-compatible server (Ollama, llama.cpp, vLLM), "
-        "such as http://127.0.0.1:11434; without it a small scripted stand-in does",
-    )
-    demo.add_argument("--model", metavar="NAME", help="the backend's name for the model")
-    demo.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)")
-    return parser
-
-
-def _add_checks(commands: Any) -> None:
-    """The commands for setting up and looking around."""
-    init = commands.add_parser(
-        "init",
-        help="ask for REDCap's address and token, try them, and write .env",
-        description=_INIT,
-        epilog=_INIT_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    init.add_argument("--url", metavar="URL", help="REDCap's API address; it is asked for if not given")
-    check = commands.add_parser(
-        "doctor",
-        help="check everything, and say what to do about what is wrong",
-        description=_DOCTOR,
-        epilog=_DOCTOR_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    check.add_argument("--offline", action="store_true", help="leave out what needs the network")
-    check.add_argument(
-        "--timeout",
-        type=_patience,
-        default=60.0,
-        metavar="SECONDS",
-        help="wait so long for each answer of a model (default: 60)",
-    )
-    models = commands.add_parser(
-        "models",
-        help="show which alias answers for which model name, and why",
-        description="Show which SecureChatAI alias answers for which model name, and which rule decides.",
-        epilog="Exit codes: 0 done, 1 the output could not be written, 2 wrong usage or settings.",
-    )
-    models.add_argument("name", metavar="NAME", nargs="?", help="explain this name only; claude's short names do, too")
-    for each in (check, models):
-        each.add_argument("--json", action="store_true", help="write JSON, for a program")
-        each.add_argument("--config", metavar="PATH", help="the configuration file (default: ./claude-proxy.toml)")
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -13,10 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-class SettingsError(Exception):
-    """A setting is missing or malformed; the message names it, its value and the remedy."""
-
-
 class CommandFailed(Exception):
     """A command cannot do what it is asked; the message says why and what to do, `code` is the exit code."""
 
@@ -25,6 +21,12 @@ class CommandFailed(Exception):
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
         self.code = self.code if code is None else code
+
+
+class SettingsError(CommandFailed):
+    """A setting is missing or malformed; the message names it, its value and the remedy."""
+
+    code = 2
 
 
 class ClientGone(Exception):

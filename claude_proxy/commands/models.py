@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> int:
         table = model_table.rows(choose, configured.model_map, os.environ)
         text = as_json([row.as_json() for row in table]) if options.json else model_table.table_text(table)
     else:
-        row = model_table.explain(model_table.sent_name(options.name, os.environ), choose)
+        name = model_table.sent_name(options.name, os.environ)
+        row = model_table.Row(name, choose(name))
         text = as_json(row.as_json()) if options.json else model_table.row_text(row, options.name)
     return write_out(text)

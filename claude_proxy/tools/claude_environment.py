@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from claude_proxy.core.aliases.mapping import Alias
 
@@ -27,7 +26,7 @@ MARK = "CLAUDE_PROXY_WROTE"
 BASE_URL, AUTH_TOKEN, API_KEY = "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY"
 
 # What would lead Claude Code elsewhere, or give it a second credential.
-_INTERFERING = (
+INTERFERING = (
     API_KEY,
     "ANTHROPIC_UNIX_SOCKET",
     "CLAUDE_CODE_OAUTH_TOKEN",
@@ -194,7 +193,7 @@ def compute_changes(
         "NO_PROXY": _with_loopback(hosts.get("NO_PROXY") or hosts.get("no_proxy", "")),
     }
     stale = tuple(name for name in environ if name not in own and name not in wanted and name != MARK)
-    return Changes({**wanted, MARK: _mark(wanted)}, (*_INTERFERING, *stale))
+    return Changes({**wanted, MARK: _mark(wanted)}, (*INTERFERING, *stale))
 
 
 def _with_loopback(hosts: str) -> str:
@@ -267,7 +266,8 @@ def read_settings(text: str) -> dict[str, Any]:
         SettingsConflict: the text is not JSON that could be written back with the same meaning.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        data = json.loads(text, object_pairs_hook=_unique)
+        json.dumps(data, allow_nan=False)  # which refuses NaN, and numbers that are too large for a float
     except RecursionError:
         raise SettingsConflict("it is nested too deeply") from None
     except ValueError as error:
@@ -287,17 +287,6 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{json.dumps(key)} stands there twice")
         data[key] = value
     return data
-
-
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is too large a number")
-    return number
 
 
 def merge_settings(settings: Mapping[str, Any], changes: Changes, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""`claude-proxy doctor`: what stands between Claude Code and a model, checked from near to far.
+"""Everything between Claude Code and the models, checked from near to far.
 
-First what needs no network: Python, the settings and where each came from, the port, Claude Code and what would lead
-it elsewhere. Then the way to a model, which `redcap_checks` goes. Every check yields findings, one line each; nothing
-here prints. A finding shows no secret, whatever it is about.
+First what needs no network: Python, the settings and where each came from, the port, Claude Code and whatever would
+send it elsewhere. Then `redcap_checks` goes the way to each model. Every check yields findings, one line each; nothing
+is printed here. No finding shows a secret.
 """
 
 from __future__ import annotations
@@ -17,28 +17,26 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
-from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.dotenv import read_dotenv
 from claude_proxy.settings.sources import CONFIG_VARIABLE, load_with_sources
 from claude_proxy.settings.table import TABLE, Settings
 from claude_proxy.shell.server.connections import explain_listening
 from claude_proxy.tools import launcher
-from claude_proxy.tools.claude_environment import AUTH_TOKEN, BASE_URL, choose_mode, compute_changes, without_ours
-from claude_proxy.tools.launcher import ClaudeSettings, LaunchError
-from claude_proxy.tools.redcap_checks import CHECKS, Finding, check_all, failed, ok, skipped, warning
+from claude_proxy.tools.claude_environment import AUTH_TOKEN, BASE_URL, INTERFERING, choose_mode, without_ours
+from claude_proxy.tools.launcher import ClaudeSettings, LaunchError, printable
+from claude_proxy.tools.redcap_checks import CHECKS, Finding, check_all
 
 _KNOCK = 2.0  # seconds for whatever listens at the port
 _VERSION_LIMIT = 20.0  # seconds for Claude Code to say its version
 _MOST_SHOWN = 80  # characters of a value
-_UNUSABLE = "the settings cannot be used"
 
 
 def examine(
@@ -58,79 +56,60 @@ def examine(
         offline: leave out what needs the network.
         patience: seconds for each answer of a model.
     """
-    yield ok("Python", f"{platform.python_version()}, {ssl.OPENSSL_VERSION}; claude-proxy {__version__}")
+    yield Finding("Python", "ok", f"{platform.python_version()}, {ssl.OPENSSL_VERSION}; claude-proxy {__version__}")
     dotenv: Mapping[str, str] = {}
-    configured, sources, fault = None, dict[str, str](), ""
     try:
         dotenv = read_dotenv(folder / ".env")
-        configured, found = load_with_sources(environ, folder, given)
-        sources = dict(found)
+        configured, sources = load_with_sources(environ, folder, given)
     except SettingsError as error:
-        fault = str(error)
-    yield from check_settings(configured, sources, environ, dotenv, fault)
-    yield check_port(configured) if configured else skipped("port", f"not tried: {_UNUSABLE}")
-    claude = launcher.load_claude_settings((), environ, folder)
-    token = _token(configured, environ, claude, dotenv) if configured else None
+        yield Finding("settings", "failed", str(error))
+        yield from _unknown_names(environ, dotenv)
+        yield check_claude(environ, dotenv)
+        yield from (Finding(check, "skipped", "not tried: the settings cannot be used") for check in ("port", *CHECKS))
+        return
+    yield from _given_settings(configured, sources, environ, dotenv)
+    yield from _unknown_names(environ, dotenv)
+    yield check_port(configured)
     yield check_claude(environ, dotenv)
-    if configured:
-        yield from check_interference(configured, token, environ, claude)
-    if offline or not configured:
-        yield from (skipped(check, f"not tried: {'--offline' if offline else _UNUSABLE}") for check in CHECKS)
+    claude = launcher.load_claude_settings((), environ, folder)
+    token = None
+    with contextlib.suppress(LaunchError):
+        token = launcher.client_token(configured, environ, claude.env, dotenv)
+    yield from check_interference(configured, token, environ, claude)
+    if offline:
+        yield from (Finding(check, "skipped", "not tried: --offline") for check in CHECKS)
     else:
         yield from check_all(configured, token, {**environ, **claude.env}, patience)
-
-
-def _token(
-    configured: Settings, environ: Mapping[str, str], claude: ClaudeSettings, dotenv: Mapping[str, str]
-) -> str | None:
-    with contextlib.suppress(LaunchError):
-        return launcher.client_token(configured, environ, claude.env, dotenv)
-    return None
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def check_settings(
-    settings: Settings | None,
-    sources: Mapping[str, str],
-    environ: Mapping[str, str],
-    dotenv: Mapping[str, str],
-    fault: str = "",
+def _given_settings(
+    settings: Settings, sources: Mapping[str, str], environ: Mapping[str, str], dotenv: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """A line for each setting that is given, and for each name that is probably a misspelt one.
+    given = {name: source for name, source in sources.items() if source not in {"default", "not set"}}
+    yield Finding("settings", "ok", f"{len(given)} given, all others have their defaults")
+    yield from (Finding("settings", "warning", sentence) for sentence in settings.warnings)
+    for name, source in given.items():
+        message = f"{_value(settings, name)} (from {source})"
+        other = dotenv.get(name, "").strip()
+        if source == "the environment" and other and other != environ.get(name, "").strip():
+            yield Finding(name, "warning", f"{message}. .env has another value, which is not used.")
+        else:
+            yield Finding(name, "ok", message)
 
-    Args:
-        settings: what they have come to; None where they cannot be used.
-        sources: where each came from.
-        environ: the environment.
-        dotenv: the variables of `.env`.
-        fault: why they cannot be used.
-    """
-    given = {name: source for name, source in sources.items() if source not in _NOWHERE}
-    if settings is None:
-        yield failed("settings", fault)
-    else:
-        yield ok("settings", f"{len(given)} given, all others have their defaults")
-        yield from (warning("settings", sentence) for sentence in settings.warnings)
-        for name, source in given.items():
-            message = f"{_value(settings, name)} (from {source})"
-            other = dotenv.get(name, "").strip()
-            if source == "the environment" and other and other != environ.get(name, "").strip():
-                yield warning(name, f"{message}. .env has another value, which is not used.")
-            else:
-                yield ok(name, message)
-    known = [*(setting.name for setting in TABLE), *(setting.field for setting in TABLE if setting.shared), *_FURTHER]
+
+def _unknown_names(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> Iterator[Finding]:
+    """Names that are probably misspelt settings."""
+    known = [*(setting.name for setting in TABLE), *(setting.field for setting in TABLE if setting.shared)]
+    known += [CONFIG_VARIABLE, "CLAUDE", AUTH_TOKEN]
     ours = {name for name in (*environ, *dotenv) if name.startswith("REDCAP_")}
     for name in sorted({*ours, *dotenv} - set(known)):
         near = difflib.get_close_matches(name.upper(), known, 1, 0.8)
         if near or name in ours:
-            meant = f"Is {near[0]} meant?" if near else ".env.example lists those that there are."
-            yield warning(name, f"this is no setting of claude-proxy, and is not used. {meant}")
-
-
-_NOWHERE = ("default", "not set")
-_FURTHER = (CONFIG_VARIABLE, "CLAUDE", AUTH_TOKEN)
+            meant = f"Is {near[0]} meant?" if near else ".env.example lists all settings."
+            yield Finding(name, "warning", f"this is not a setting of claude-proxy and is not used. {meant}")
 
 
 def _value(settings: Settings, name: str) -> str:
@@ -141,14 +120,10 @@ def _value(settings: Settings, name: str) -> str:
     value = getattr(settings, setting.field)
     if setting.secret:
         return "set, but not shown"
-    if isinstance(value, Mapping):
-        return _shortened(json.dumps(dict(value), ensure_ascii=False))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _shortened(f"{value:g}" if isinstance(value, float) else str(value))
-
-
-def _shortened(text: str) -> str:
+    if isinstance(value, bool | Mapping):
+        text = json.dumps(value if isinstance(value, bool) else dict(value), ensure_ascii=False)
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
 
 
@@ -156,45 +131,36 @@ def _shortened(text: str) -> str:
 
 
 def check_port(settings: Settings) -> Finding:
-    """Whether the proxy could listen where the settings say, or does already."""
+    """Whether the proxy could listen where the settings say."""
     where = f"{settings.listen_host}:{settings.listen_port}"
     if settings.listen_port == 0:
-        return ok("port", "any free one (LISTEN_PORT=0)")
+        return Finding("port", "ok", "any free one (LISTEN_PORT=0)")
     try:
-        _listen_for_a_moment(settings.listen_host, settings.listen_port)
+        family, *_, place = socket.getaddrinfo(settings.listen_host, settings.listen_port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(place, family=family).close()
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE and (version := _proxy_there(settings)):
-            return warning(
+            return Finding(
                 "port",
+                "warning",
                 f'a claude-proxy {version} already listens on {where}. To start another one with "claude-proxy serve", '
                 'stop it or set LISTEN_PORT; "claude-proxy run" finds a free port of its own.',
             )
-        return failed("port", f"{where} cannot be listened on: {explain_listening(error)}.")
-    return ok("port", f"{where} is free")
-
-
-def _listen_for_a_moment(host: str, port: int) -> None:
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as listener:
-        if sys.platform != "win32":  # there it would let two programs have the same port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen()
+        return Finding("port", "failed", f"{where} cannot be listened on: {explain_listening(error)}.")
+    return Finding("port", "ok", f"{where} is free")
 
 
 def _proxy_there(settings: Settings) -> str | None:
-    """The version of the proxy that listens there, by its own word; None where it is something else."""
-    parts = urlsplit(launcher.local_url(settings))
-    connection = http.client.HTTPConnection(parts.hostname or "", settings.listen_port, timeout=_KNOCK)
-    try:
+    """The version that whatever listens there claims at `/health`; None where it is something else."""
+    host = urlsplit(launcher.local_url(settings)).hostname or ""
+    with (
+        contextlib.closing(http.client.HTTPConnection(host, settings.listen_port, timeout=_KNOCK)) as connection,
+        contextlib.suppress(OSError, http.client.HTTPException),
+    ):
         connection.request("GET", "/health")
-        answer = json.loads(connection.getresponse().read(4096))
-    except (OSError, http.client.HTTPException, ValueError, RecursionError):
-        return None
-    finally:
-        connection.close()
-    version = answer.get("version") if isinstance(answer, dict) and answer.get("status") == "ok" else None
-    return version if isinstance(version, str) and re.fullmatch(r"[\w.+-]{1,30}", version, re.ASCII) else None
+        told = re.match(rb'{"status":"ok","version":"([\w.+-]{1,30})"', connection.getresponse().read(200))
+        return told[1].decode() if told else None
+    return None
 
 
 # --- Claude Code ------------------------------------------------------------------------------------------------------
@@ -205,7 +171,7 @@ def check_claude(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> Findi
     try:
         program = launcher.find_claude(environ.get("CLAUDE") or dotenv.get("CLAUDE"), environ)
     except LaunchError as error:
-        return warning("Claude Code", str(error))
+        return Finding("Claude Code", "warning", str(error))
     try:
         done = subprocess.run(  # noqa: S603 - the program that the user would start
             [program, "--version"],
@@ -216,11 +182,11 @@ def check_claude(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> Findi
             check=False,
         )
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        return warning("Claude Code", f"{program} could not be started to ask for its version.")
+        return Finding("Claude Code", "warning", f"{program} could not be started to ask for its version.")
     version = re.match(rb"\d+\.\d+[\w.-]{0,30}", done.stdout)
     if done.returncode or not version:
-        return warning("Claude Code", f"{program} did not say its version when called with --version.")
-    return ok("Claude Code", f"{version[0].decode()} ({program})")
+        return Finding("Claude Code", "warning", f"{program} did not say its version when called with --version.")
+    return Finding("Claude Code", "ok", f"{version[0].decode()} ({program})")
 
 
 def check_interference(
@@ -238,50 +204,46 @@ def check_interference(
         *_foreign(settings, environ, claude),
         *_detours(settings, {**environ, **claude.env}),
         *_refusals(settings, token, environ, claude),
-        *([warning("Claude Code", choose_mode((), "auto").sentence)] if claude.mode == "auto" else []),
     ]
-    yield from findings or [ok("Claude Code", "nothing in its settings or the environment leads it elsewhere")]
+    if claude.mode == "auto":
+        findings.append(Finding("Claude Code", "warning", choose_mode((), "auto").sentence))
+    yield from findings or [
+        Finding("Claude Code", "ok", "nothing in its settings or the environment sends it elsewhere")
+    ]
 
 
 def _foreign(settings: Settings, environ: Mapping[str, str], claude: ClaudeSettings) -> Iterator[Finding]:
     """Variables that would give it a second credential or another server."""
-    own = compute_changes(launcher.local_url(settings), "", describe_alias("claude"), {})
+    here = launcher.local_url(settings)
     sources = (
         ("the environment", without_ours(environ), 'unset it, or start with "claude-proxy run", which leaves it out'),
         ('"env" of Claude Code\'s settings.json', without_ours(claude.env), "remove it there"),
     )
     for where, source, remedy in sources:
-        for name in own.unset:
+        for name in INTERFERING:
             if source.get(name):
-                yield warning(
-                    name, f"it is set in {where}, and gives Claude Code another credential or another server: {remedy}."
-                )
+                message = f"it is set in {where}, and gives Claude Code another credential or another server: {remedy}."
+                yield Finding(name, "warning", message)
         url = source.get(BASE_URL, "").rstrip("/")
-        if url and settings.listen_port and url not in _addresses(settings):
-            yield warning(
-                BASE_URL,
-                f"it is set in {where}, and is not {launcher.local_url(settings)}, where this proxy would listen: "
-                f"{remedy}.",
-            )
+        if url and settings.listen_port and _numeric(url) != _numeric(here):
+            message = f"it is set in {where}, and is not {here}, where this proxy would listen: {remedy}."
+            yield Finding(BASE_URL, "warning", message)
 
 
-def _addresses(settings: Settings) -> Iterable[str]:
-    """All the ways to write where the proxy listens."""
-    url = launcher.local_url(settings)
-    return {url, url.replace("//127.0.0.1:", "//localhost:"), url.replace("//localhost:", "//127.0.0.1:")}
-
-
-_DETOURS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+def _numeric(url: str) -> str:
+    return url.replace("//localhost:", "//127.0.0.1:")
 
 
 def _detours(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """A forward proxy that Claude Code would ask for the way to this machine."""
-    name = next((name for upper in _DETOURS for name in (upper.lower(), upper) if environ.get(name)), None)
+    proxies = (name for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (upper.lower(), upper))
+    name = next((name for name in proxies if environ.get(name)), None)
     host = urlsplit(launcher.local_url(settings)).hostname or ""
     exempt = re.split(r"[,\s]+", environ.get("no_proxy") or environ.get("NO_PROXY", ""))
     if name and not {"*", host} & set(exempt):
-        yield warning(
+        yield Finding(
             name,
+            "warning",
             f"it is set and NO_PROXY does not name {host}, so Claude Code would look for this proxy there. Add {host} "
             'to NO_PROXY, or start with "claude-proxy run", which does.',
         )
@@ -298,7 +260,7 @@ def _refusals(
     try:
         launcher.plan_launch("claude", (), base_url=url, token=token, answerer=answerer, environ=environ, claude=claude)
     except LaunchError as error:
-        yield failed("Claude Code", str(error))
+        yield Finding("Claude Code", "failed", str(error))
 
 
 # --- as text and as JSON ----------------------------------------------------------------------------------------------
@@ -312,11 +274,7 @@ def line(finding: Finding, *, colour: bool = False) -> str:
     status = f"{finding.status:<7}"
     if colour:
         status = f"\x1b[{_COLOURS[finding.status]}m{status}\x1b[0m"
-    return f"{status}  {_shown(finding.check):<{_WIDTH}}  {_shown(finding.message)}"
-
-
-def _shown(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return f"{status}  {printable(finding.check):<{_WIDTH}}  {printable(finding.message)}"
 
 
 def summary(findings: Sequence[Finding]) -> str:
@@ -328,13 +286,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """All findings for a program."""
-    return {
-        "version": __version__,
-        "ok": is_well(findings),
-        "checks": [
-            {"check": finding.check, "status": finding.status, "message": finding.message} for finding in findings
-        ],
-    }
+    return {"version": __version__, "ok": is_well(findings), "checks": [asdict(finding) for finding in findings]}
 
 
 def is_well(findings: Iterable[Finding]) -> bool:

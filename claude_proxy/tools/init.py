@@ -7,18 +7,17 @@ comes in as a `Console`, so that all of this can be told to a test.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from claude_proxy.errors import CommandFailed, SettingsError
+from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.dotenv import read_dotenv
 from claude_proxy.settings.sources import load
 from claude_proxy.settings.table import TABLE, Settings
-from claude_proxy.tools.launcher import lies_in_repository, replacing
-from claude_proxy.tools.redcap_checks import Finding, Site, check_site, failed
+from claude_proxy.tools.launcher import lies_in_repository, replace_file
+from claude_proxy.tools.redcap_checks import Finding, check_server
 
 URL, TOKEN = "REDCAP_API_URL", "REDCAP_API_TOKEN"
 _SETTINGS = {setting.name: setting for setting in TABLE}
@@ -64,13 +63,16 @@ def begin(console: Console, environ: Mapping[str, str], folder: Path, url: str |
     path = folder / ".env"
     before = read_dotenv(path)
     try:
-        new = {URL: _ask_for_url(console, before, url), TOKEN: _ask_for_token(console, before)}
+        known_url, known_token = (before.get(name, "").strip() for name in (URL, TOKEN))
+        new = {URL: _ask_for_url(console, known_url, url)}
+        _settle(console, URL, new[URL], known_url)
+        new[TOKEN] = _ask_for_token(console, known_token)
+        _settle(console, TOKEN, new[TOKEN], known_token)
         others = {name: text for name, text in environ.items() if name not in new}
         settings = load({**others, **new}, folder)
         _check(console, settings, new[TOKEN])
     except EOFError:
         raise InitError("There was no answer. Nothing was written.") from None
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(path, new)
     console.say(f"Wrote {path}, which only you can read.")
     if lies_in_repository(path):
@@ -93,38 +95,31 @@ def parse(name: str, text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def _ask_for_url(console: Console, before: Mapping[str, str], given: str | None) -> str:
-    known = before.get(URL, "").strip()
+def _ask_for_url(console: Console, known: str, given: str | None) -> str:
     if given is not None:
-        try:
-            url = parse(URL, given.strip())
-        except ValueError as error:
-            raise InitError(f"--url={given!r} cannot be used: {error}. Nothing was written.", 2) from None
-    elif not console.asks:
-        raise InitError("There is no terminal to ask at: give --url, and the token on standard input.", 2)
-    else:
-        hint = f" [{known}]" if known else f", such as {_SETTINGS[URL].example}"
-        console.say("REDCap shows the address and the token under API, in the menu of a project.")
-        url = _ask_until_right(console, URL, console.ask, f"REDCap's API address{hint}: ", known)
-    _settle(console, URL, url, known, f"{URL}={known}")
-    return url
-
-
-def _ask_for_token(console: Console, before: Mapping[str, str]) -> str:
-    known = before.get(TOKEN, "").strip()
+        return _parse_given(URL, given, f"--url={given!r}")
     if not console.asks:
-        token = console.ask_hidden("").strip()
-        try:
-            token = parse(TOKEN, token)
-        except ValueError as error:
-            raise InitError(f"The token on standard input cannot be used: {error}. Nothing was written.", 2) from None
-        if not token:
-            raise InitError("There is no token on standard input. Nothing was written.", 2)
-    else:
+        raise InitError("There is no terminal to ask at: give --url, and the token on standard input.", 2)
+    hint = f" [{known}]" if known else f", such as {_SETTINGS[URL].example}"
+    console.say("REDCap shows the address and the token under API, in the menu of a project.")
+    return _ask_until_right(console, URL, console.ask, f"REDCap's API address{hint}: ", known)
+
+
+def _ask_for_token(console: Console, known: str) -> str:
+    if console.asks:
         hint = " [the one there is]" if known else ""
-        token = _ask_until_right(console, TOKEN, console.ask_hidden, f"API token (not shown){hint}: ", known)
-    _settle(console, TOKEN, token, known, f"another {TOKEN}")
-    return token
+        return _ask_until_right(console, TOKEN, console.ask_hidden, f"API token (not shown){hint}: ", known)
+    token = console.ask_hidden("")
+    if not token.strip():
+        raise InitError("There is no token on standard input. Nothing was written.", 2)
+    return _parse_given(TOKEN, token, "The token on standard input")
+
+
+def _parse_given(name: str, text: str, what: str) -> str:
+    try:
+        return parse(name, text.strip())
+    except ValueError as error:
+        raise InitError(f"{what} cannot be used: {error}. Nothing was written.", 2) from None
 
 
 def _ask_until_right(console: Console, name: str, ask: Callable[[str], str], question: str, known: str) -> str:
@@ -139,10 +134,11 @@ def _ask_until_right(console: Console, name: str, ask: Callable[[str], str], que
     raise InitError("That was no answer that can be used. Nothing was written.")
 
 
-def _settle(console: Console, name: str, new: str, known: str, what: str) -> None:
+def _settle(console: Console, name: str, new: str, known: str) -> None:
     """Replace a value that differs only where somebody says so."""
     if not known or known == new:
         return
+    what = f"another {name}" if _SETTINGS[name].secret else f"{name}={known}"
     if not console.asks:
         raise InitError(f".env has {what}, which is not overwritten without asking. Remove that line first.")
     if not _agrees(console, f".env has {what}. Replace it?"):
@@ -154,25 +150,18 @@ def _agrees(console: Console, question: str) -> bool:
 
 
 def _check(console: Console, settings: Settings, token: str) -> None:
-    """Go to REDCap with what was given."""
-    if failures := [finding for finding in _findings(console, settings, token) if finding.status == "failed"]:
-        if not console.asks:
-            raise InitError(f"{failures[0].message} Nothing was written.")
-        if not _agrees(console, "Write .env all the same?"):
-            raise InitError("Nothing was written.")
-
-
-def _findings(console: Console, settings: Settings, token: str) -> Iterator[Finding]:
-    try:
-        site = Site(settings, token)
-    except SettingsError as error:
-        console.show(finding := failed("name", str(error)))
-        yield finding
-        return
-    with contextlib.closing(site):
-        for finding in check_site(site, last="token"):
-            console.show(finding)
-            yield finding
+    """Try REDCap and the token."""
+    failure = ""
+    for finding in check_server(settings, token):
+        console.show(finding)
+        if finding.status == "failed":
+            failure = finding.message
+        if finding.check == "token":
+            break
+    if failure and not console.asks:
+        raise InitError(f"{failure} Nothing was written.")
+    if failure and not _agrees(console, "Write .env all the same?"):
+        raise InitError("Nothing was written.")
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -185,14 +174,8 @@ def write(path: Path, values: Mapping[str, str]) -> None:
         InitError: it cannot be written, or would not be read as it was meant.
     """
     try:
-        target = path.resolve()  # a link stays one
-        try:
-            before = target.read_bytes()
-        except FileNotFoundError:
-            before = b""
-        after = merged(before.decode("utf-8"), values).encode()
-        with replacing(target) as file:
-            file.write(after)
+        before = path.read_bytes() if path.exists() else b""
+        replace_file(path, merged(before.decode("utf-8"), values).encode())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InitError(f"{path} was left as it is: {reason}.") from None

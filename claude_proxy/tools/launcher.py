@@ -1,9 +1,9 @@
 """Starts Claude Code before a proxy, and stays out of its way.
 
-What it must be told is computed in `core.client_environment`; here are the file system, the port and the process.
-Claude Code runs as a child in the same process group and with the same terminal: Ctrl-C reaches it from the terminal,
-so we let it pass; a signal that was meant for us is passed on; when it stops itself (Ctrl-Z) we stop too, or the shell
-would never get its terminal back.
+What it must be told is computed in `claude_environment`; here are the file system and the process. Claude Code runs as
+a child in the same process group and with the same terminal: Ctrl-C reaches it from the terminal, so we ignore it; a
+signal that was meant for us is passed on; when it stops itself (Ctrl-Z) we stop too, or the shell would never get its
+terminal back.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -57,11 +57,7 @@ class LaunchError(CommandFailed):
 
 
 def find_claude(chosen: str | None, environ: Mapping[str, str]) -> str:
-    """The path of Claude Code.
-
-    Args:
-        chosen: a name or path of the user's choice.
-        environ: where PATH is looked up.
+    """The path of Claude Code: of the name or path that the user chose, or else `claude`.
 
     Raises:
         LaunchError: there is none.
@@ -69,17 +65,16 @@ def find_claude(chosen: str | None, environ: Mapping[str, str]) -> str:
     path = environ.get("PATH", os.defpath)
     if chosen:
         found = shutil.which(Path(chosen).expanduser(), path=path)
-        if not found:
-            raise LaunchError(f"CLAUDE={chosen} is no program that can be started.", NOT_FOUND)
-        return str(found)
-    # Where its installer puts it, and shells that were open before do not look.
-    found = shutil.which("claude", path=path) or shutil.which(Path.home() / ".local" / "bin" / "claude")
-    if not found:
-        raise LaunchError(
+        missing = f"CLAUDE={chosen} is not a program that can be started."
+    else:
+        # Its installer puts it into ~/.local/bin, which shells that were open before do not search.
+        found = shutil.which("claude", path=path) or shutil.which(Path.home() / ".local" / "bin" / "claude")
+        missing = (
             f"Claude Code (claude) is not on the PATH. Install it with: {_INSTALL} (or: npm install -g "
-            "@anthropic-ai/claude-code), or set CLAUDE to its path.",
-            NOT_FOUND,
+            "@anthropic-ai/claude-code), or set CLAUDE to its path."
         )
+    if not found:
+        raise LaunchError(missing, NOT_FOUND)
     return str(found)
 
 
@@ -130,19 +125,16 @@ def managed_path(environ: Mapping[str, str]) -> Path:
 
 
 def load_claude_settings(arguments: Sequence[str], environ: Mapping[str, str], folder: Path) -> ClaudeSettings:
-    """Read the settings files that Claude Code will read; one that cannot be read says nothing, as for itself."""
+    """Read the settings files that Claude Code will read; like Claude Code, ignore one that cannot be read."""
     files = [settings_path(environ), folder / ".claude" / "settings.json", folder / ".claude" / "settings.local.json"]
     texts = [_text_of(path) for path in files]
     given = find_option(arguments, "--settings")
     if given:
         texts.append(given if given.lstrip().startswith("{") else _text_of(folder / given))
-    managed = _parse(_text_of(managed_path(environ)))
-    all_settings = [*(_parse(text) for text in texts), managed]
-    env = {name: text for settings in all_settings for name, text in settings.get("env", {}).items()}
-    models = [settings["model"] for settings in all_settings if isinstance(settings.get("model"), str)]
-    modes = [mode for settings in all_settings if (mode := _mode(settings))]
-    model, mode = models[-1] if models else None, modes[-1] if modes else None
-    return ClaudeSettings(env, model, mode, managed.get("env", {}))
+    layers = [_parse(text) for text in (*texts, _text_of(managed_path(environ)))]
+    env = {name: text for layer in layers for name, text in layer.get("env", {}).items()}
+    permissions = [layer["permissions"] for layer in layers if isinstance(layer.get("permissions"), dict)]
+    return ClaudeSettings(env, _last(layers, "model"), _last(permissions, "defaultMode"), layers[-1].get("env", {}))
 
 
 def _text_of(path: Path) -> str:
@@ -159,10 +151,8 @@ def _parse(text: str) -> dict[str, Any]:
         return {}
 
 
-def _mode(settings: Mapping[str, Any]) -> str | None:
-    permissions = settings.get("permissions")
-    mode = permissions.get("defaultMode") if isinstance(permissions, dict) else None
-    return mode if isinstance(mode, str) else None
+def _last(layers: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    return next((layer[name] for layer in reversed(layers) if isinstance(layer.get(name), str)), None)
 
 
 # --- the proxy --------------------------------------------------------------------------------------------------------
@@ -238,8 +228,13 @@ class Answerer:
         except (UnicodeEncodeError, LookupError):
             arrow = "->"
         note = " (no rule maps this name)" if self.choice.is_client_text else ""
-        line = f"{self.model} {arrow} {self.choice.alias.name}{note} via {urlsplit(settings.redcap_api_url).hostname}"
-        return "".join(character if character.isprintable() else "?" for character in line)
+        host = urlsplit(settings.redcap_api_url).hostname
+        return printable(f"{self.model} {arrow} {self.choice.alias.name}{note} via {host}")
+
+
+def printable(text: str) -> str:
+    """A text without anything that would move the cursor or change colours."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def find_answerer(
@@ -371,29 +366,22 @@ class _Signals:
 def _wait(process: subprocess.Popen[bytes]) -> int:
     if sys.platform == "win32":
         return process.wait()
+    has_stopped = False
     with Wakeup() as wakeup:
         while True:
-            status = _next_status(process, wakeup)
-            if not os.WIFSTOPPED(status):
+            changed, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if changed and not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
                 process.returncode = os.waitstatus_to_exitcode(status)
                 return process.returncode
-            # The shell has stopped the two of us together if claude goes on by now: then there is nothing left to do.
-            _, since = os.waitpid(process.pid, os.WNOHANG | os.WCONTINUED)
-            if since == 0:
+            if changed:
+                has_stopped = os.WIFSTOPPED(status)
+            elif has_stopped:
+                # Had the shell stopped the two of us together, claude would have been continued by now.
+                has_stopped = False
                 os.kill(os.getpid(), signal.SIGSTOP)
                 os.kill(process.pid, signal.SIGCONT)
-            elif not os.WIFCONTINUED(since):
-                process.returncode = os.waitstatus_to_exitcode(since)
-                return process.returncode
-
-
-def _next_status(process: subprocess.Popen[bytes], wakeup: Wakeup) -> int:
-    """Wait until claude ends or stops; signals are passed on meanwhile."""
-    while True:
-        changed, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
-        if changed:
-            return status
-        wakeup.wait()  # the next SIGCHLD ends it, or a signal that is for claude
+            else:
+                wakeup.wait()  # the next SIGCHLD ends it, or a signal that is for claude
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -437,21 +425,19 @@ def save_settings_file(path: Path, settings: Mapping[str, Any]) -> None:
         LaunchError: the file cannot be written.
     """
     try:
-        target = path.resolve()  # a link stays one
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as file:
-            file.write(settings_text(settings).encode())
+        replace_file(path, settings_text(settings).encode())
     except OSError as error:
         raise LaunchError(f"{path} cannot be written: {error.strerror or error}.", FAILED) from None
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[io.BufferedIOBase]:
-    """A file that takes another's place once it is written; mode 600, as `mkstemp` makes it."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, with mode 600, as `mkstemp` makes it; a link stays one."""
+    target = path.resolve()
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(number, "wb") as file:
-            yield file
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(target)

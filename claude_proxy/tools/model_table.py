@@ -10,63 +10,48 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from claude_proxy.core.aliases.mapping import Alias, Choice, label, offered_models
-from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.core.aliases.mapping import Choice, offered_models
 from claude_proxy.tools.claude_environment import choose_model
 
 _SHORT_NAMES = ("default", "opus", "sonnet", "haiku", "fable")
 _BUILT_IN_PATTERNS = ("*claude*haiku*", "*claude*")  # names that `choose_alias` treats as it does all names like them
 _HEADINGS = ("NAME", "ALIAS", "WINDOW", "MAX OUTPUT", "IMAGES", "RULE")
+_NUMBERS = (2, 3)  # the columns to align on the right
+_ANY_OTHER = "\nAny other name is taken for an alias itself.\n"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One name, or pattern of names.
+    """One name, or pattern of names, and what answers for it.
 
     Attributes:
         name: what a client sends.
-        alias: who answers.
-        rule: what decided.
-        server: the name of the server it stands on.
-        is_mapped: whether a rule maps it; otherwise the name itself is taken for an alias.
-        is_needed: whether it is configured, or Claude Code sends it by itself: who asks for nothing gets it.
+        choice: which alias answers, and why.
+        is_needed: whether it is configured, or Claude Code sends it by itself.
     """
 
     name: str
-    alias: Alias
-    rule: str
-    server: str = DEFAULT_SERVER
-    is_mapped: bool = True
+    choice: Choice
     is_needed: bool = False
-
-    @property
-    def label(self) -> str:
-        """The alias, with its server where that is not the default one."""
-        return label(self.alias.name, self.server)
 
     def as_json(self) -> dict[str, Any]:
         """The row for a program."""
+        alias = self.choice.alias
         return {
             "name": self.name,
-            "alias": self.alias.name,
-            "server": self.server,
-            "rule": self.rule,
-            "family": self.alias.family,
-            "window": self.alias.window,
-            "max_output": self.alias.max_output,
-            "sees_images": self.alias.sees,
-            "reads_pdfs": self.alias.reads_pdfs,
+            "alias": alias.name,
+            "server": self.choice.server,
+            "rule": self.choice.rule,
+            "family": alias.family,
+            "window": alias.window,
+            "max_output": alias.max_output,
+            "sees_images": alias.sees,
+            "reads_pdfs": alias.reads_pdfs,
         }
 
 
 Choose: TypeAlias = Callable[[str], Choice]
 """`choose_alias` with what is configured."""
-
-
-def explain(name: str, choose: Choose, *, is_needed: bool = False) -> Row:
-    """What becomes of one name."""
-    choice = choose(name)
-    return Row(name, choice.alias, choice.rule, choice.server, not choice.is_client_text, is_needed)
 
 
 def sent_name(name: str, environ: Mapping[str, str]) -> str:
@@ -85,60 +70,42 @@ def rows(choose: Choose, model_map: Mapping[str, str], environ: Mapping[str, str
     own = environ.get("ANTHROPIC_MODEL")
     sent = [sent_name(name, environ) for name in ((own, *_SHORT_NAMES) if own else _SHORT_NAMES)]
     needed = dict.fromkeys([*sent, *model_map])
-    others = dict.fromkeys(name for name in (*offered_models(model_map), *_BUILT_IN_PATTERNS) if name not in needed)
-    return [
-        *(explain(name, choose, is_needed=True) for name in needed),
-        *(explain(name, choose) for name in others),
-    ]
+    names = dict.fromkeys([*needed, *offered_models(model_map), *_BUILT_IN_PATTERNS])
+    return [Row(name, choose(name), name in needed) for name in names]
 
 
 def aliases(table: Iterable[Row]) -> list[Row]:
-    """One row for each alias: the first that leads to it; needed if any is."""
+    """One row for each alias: the first that leads to it, which is a needed one if any is."""
     first: dict[str, Row] = {}
     for row in table:
-        first.setdefault(row.label, row)
+        first.setdefault(row.choice.label, row)
     return list(first.values())
 
 
 def table_text(table: Sequence[Row]) -> str:
     """The table for a reader."""
-    cells = [
-        _HEADINGS,
-        *(
-            (row.name, row.label, f"{row.alias.window:,}", f"{row.alias.max_output:,}", _yes(row.alias), row.rule)
-            for row in table
-        ),
-    ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADINGS))]
-    lines = [
-        "  ".join(_padded(cell, width, column) for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
-    return "\n".join(line.rstrip() for line in lines) + "\n\nAny other name is taken for an alias itself.\n"
+    lines = [_HEADINGS, *(_cells(row) for row in table)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    layout = "  ".join(f"{{:{'>' if column in _NUMBERS else '<'}{width}}}" for column, width in enumerate(widths))
+    return "".join(f"{layout.format(*line).rstrip()}\n" for line in lines) + _ANY_OTHER
 
 
-def _padded(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column in {2, 3} else cell.ljust(width)
-
-
-def _yes(alias: Alias) -> str:
-    return "yes" if alias.sees else "no"
+def _cells(row: Row) -> tuple[str, ...]:
+    alias = row.choice.alias
+    sees = "yes" if alias.sees else "no"
+    return row.name, row.choice.label, f"{alias.window:,}", f"{alias.max_output:,}", sees, row.choice.rule
 
 
 def row_text(row: Row, asked: str) -> str:
-    """One name, explained.
-
-    Args:
-        row: what becomes of it.
-        asked: the name that the user gave.
-    """
+    """One name, explained to the user who asked for `asked`."""
+    alias = row.choice.alias
     short = f"Claude Code sends {row.name} for {asked}.\n" if asked != row.name else ""
-    pdfs = " and PDFs" if row.alias.reads_pdfs else ""
-    ask = "" if row.is_mapped else "If SecureChatAI has no such alias, it apologizes instead of answering.\n"
+    pdfs = " and PDFs" if alias.reads_pdfs else ""
+    apology = "If SecureChatAI has no such alias, it apologizes instead of answering.\n"
     return (
-        f"{row.name} -> {row.label}\n\n{short}"
-        f"Chosen by {row.rule}.\n{ask}"
-        f"Window: {row.alias.window:,} tokens of prompt and reply together.\n"
-        f"Reply: cut at {row.alias.max_output:,} tokens; the proxy continues it.\n"
-        f"Images: {f'it sees them{pdfs}' if row.alias.sees else 'it is told that they were left out'}.\n"
+        f"{row.name} -> {row.choice.label}\n\n{short}"
+        f"Chosen by {row.choice.rule}.\n{apology if row.choice.is_client_text else ''}"
+        f"Window: {alias.window:,} tokens of prompt and reply together.\n"
+        f"Reply: cut at {alias.max_output:,} tokens; the proxy continues it.\n"
+        f"Images: {f'it sees them{pdfs}' if alias.sees else 'it is told that they were left out'}.\n"
     )

@@ -1,10 +1,9 @@
-"""The way to a model, checked stage by stage: name, connection, TLS, REDCap, token, module, aliases.
+"""The way to a model, checked step by step: name, connection, TLS, REDCap, token, module, aliases, entities.
 
-Each stage stands on the one before. A stage that fails ends the chain, and those behind it are skipped, so the one
-failure that is shown is the cause. What is said of a failure is what a client would be told: where a stage fails, a
-real call is made by `Upstream`, and its sentence is taken. Only what a stage found out when it went well is said here.
+Each step needs the one before it. The first that fails ends the way and the rest are skipped, so the failure that is
+shown is the cause. It is described in the words a client would get: a real call is made and its error is shown.
 
-What came from REDCap is shown only where it looks like what it should be: a version, the names of actions.
+Nothing that came from REDCap is shown unless it looks like what it should be: a version, the names of actions.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from claude_proxy.core.messages.content import ToolUse
 from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat import form
-from claude_proxy.core.securechat.answer import read_answer
+from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
@@ -49,41 +48,13 @@ class Finding:
     message: str
 
 
-class _Groundless(Exception):
-    """A stage has nothing to stand on, and nor has what comes behind it; that is no failure."""
-
-
-def ok(check: str, message: str) -> Finding:
-    """All is well."""
-    return Finding(check, "ok", message)
-
-
-def warning(check: str, message: str) -> Finding:
-    """It works, but not for everything."""
-    return Finding(check, "warning", message)
-
-
-def failed(check: str, message: str) -> Finding:
-    """It does not work."""
-    return Finding(check, "failed", message)
-
-
-def skipped(check: str, message: str) -> Finding:
-    """It was not tried."""
-    return Finding(check, "skipped", message)
-
-
-_WAY = ("name", "connection", "TLS", "REDCap", "token", "module")
-CHECKS = (*_WAY, "aliases", "entities")
-"""The names of the stages, in their order."""
-
 _SHORT = 60.0  # seconds for an answer that needs no model
 
 
 class Site:
     """REDCap as the settings describe it, and what is known of it so far."""
 
-    def __init__(self, settings: Settings, token: str | None, *, patience: float = 60.0) -> None:
+    def __init__(self, settings: Settings, token: str | None, patience: float) -> None:
         """Prepare.
 
         Args:
@@ -92,7 +63,7 @@ class Site:
             patience: seconds for each answer of a model.
 
         Raises:
-            SettingsError: the forward proxy that is to be used has an address that cannot be.
+            SettingsError: the address of the forward proxy cannot be used.
         """
         self.settings = settings
         self.token = token
@@ -114,24 +85,17 @@ class Site:
     def _waiter(self, limit: float) -> Waiter:
         return Waiter(limit=limit, client=self._watched)
 
-    def _post(self, fields: Mapping[str, str]) -> tuple[HttpAnswer, int]:
-        usual = {"token": self.token or "", "format": "json", "returnFormat": "json"}
-        return self._post_form({**usual, **fields}, _SHORT)
-
-    def _post_form(self, fields: Mapping[str, str], limit: float) -> tuple[HttpAnswer, int]:
+    def _post(self, fields: Mapping[str, str], limit: float = _SHORT) -> tuple[HttpAnswer, int]:
         """The answer, and how many bytes were sent."""
         boundary = new_id("form")
-        body = form.encode_form(fields, boundary)
+        usual = {"token": self.token or "", "format": "json", "returnFormat": "json"}
+        body = form.encode_form({**usual, **fields}, boundary)
         return self.upstream.post(form.form_type(boundary), lambda: body, self._waiter(limit)), len(body)
 
-    def _refused(self, came: HttpAnswer, sent: int) -> None:
-        """Say what is wrong with an answer that is none of the module.
-
-        Raises:
-            ProxyError: always, but for an answer of a model.
-        """
+    def _read(self, came: HttpAnswer, sent: int) -> Answer:
+        """A model's answer; for anything else, the `ProxyError` that a client would get."""
         url, prefix = self.settings.redcap_api_url, self.settings.redcap_module_prefix
-        read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
+        return read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
 
     # --- the way there ------------------------------------------------------------------------------------------------
 
@@ -142,7 +106,9 @@ class Site:
             self._addresses = self._route.look_up(waiter)
         found = list(dict.fromkeys(str(address[4][0]) for address in self._addresses))
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        return ok("name", f"{host} is {shown}" if found != [host] else f"{host} is an address, and needs no look-up")
+        return Finding(
+            "name", "ok", f"{host} is {shown}" if found != [host] else f"{host} is an address, and needs no look-up"
+        )
 
     def check_connection(self) -> Finding:
         """Connect, and through the proxy where there is one."""
@@ -150,13 +116,15 @@ class Site:
         with self._connecting() as (waiter, limit):
             self._connection = self._route.reach(self._addresses, waiter, limit, secure=False)
         if self._route.proxy is None:
-            return ok("connection", f"{self._route.where} answers ({_seconds(began)})")
-        return ok("connection", f"{self._route.where} is reached through {self._route.proxy} ({_seconds(began)})")
+            return Finding("connection", "ok", f"{self._route.where} answers ({_seconds(began)})")
+        return Finding(
+            "connection", "ok", f"{self._route.where} is reached through {self._route.proxy} ({_seconds(began)})"
+        )
 
     def check_tls(self) -> Finding:
         """Secure the connection, and read the certificate."""
         if not self._route.secured or self._connection is None:
-            return skipped("TLS", "there is none, for REDCAP_API_URL begins with http://")
+            return Finding("TLS", "skipped", "there is none, for REDCAP_API_URL begins with http://")
         with self._connecting() as (waiter, _limit):
             self._route.secure(self._connection, waiter)
         certificate, version = self._connection.stream.certificate()
@@ -184,57 +152,58 @@ class Site:
         came, sent = self._post({"content": "version"})
         version = came.body[:100].decode("latin-1").strip()
         if came.status == 200 and re.fullmatch(r"\d+(\.\d+){1,3}[\w.-]{0,20}", version):
-            return ok("REDCap", f"version {version} ({_seconds(began)})")
+            return Finding("REDCap", "ok", f"version {version} ({_seconds(began)})")
         try:
-            self._refused(came, sent)
+            self._read(came, sent)
         except AuthenticationFailed as error:
             self._refusal = error
-            return ok("REDCap", f"it answers ({_seconds(began)}); its version it tells only with a token that is right")
-        return warning("REDCap", "it answers, but not with its version")
+            message = f"it answers ({_seconds(began)}), but tells its version only to a valid token"
+            return Finding("REDCap", "ok", message)
+        return Finding("REDCap", "warning", "it answers, but not with its version")
 
     def check_token(self) -> Finding:
-        """Say whether the token was taken."""
+        """Say whether the token was accepted when REDCap was asked for its version."""
         if not self.token:
-            raise _Groundless(
+            return Finding(
+                "token",
+                "skipped",
                 "there is none: REDCAP_API_TOKEN is not set, so clients bring their own. Set ANTHROPIC_AUTH_TOKEN to "
-                "yours to check what stands behind it"
+                "yours to check what needs a token.",
             )
         if self._refusal:
             raise self._refusal
-        return ok("token", "REDCap takes it")
+        return Finding("token", "ok", "REDCap takes it")
 
     def check_module(self) -> Finding:
         """Ask the module who it is, and for its actions."""
         facts: dict[str, Any] = {}
         refused: tuple[HttpAnswer, int] | None = None
+        prefix = self.settings.redcap_module_prefix
+        call = {"content": "externalModule", "prefix": prefix}
         for action in ("__info", "__version", "__actions"):
             if "module-version" in facts and "auth-actions" in facts:
                 break
-            came, sent = self._post(self._call(action))
+            came, sent = self._post({**call, "action": action})
             told = _object(came)
             if told is None or "error" in told:
                 refused = refused or (came, sent)
             else:
                 facts = {**told, **facts}
-        prefix = self.settings.redcap_module_prefix
         if not facts:
-            # An older framework has no such actions; a module that is there still knows what it misses in a call.
-            came, sent = self._post(self._call("messages"))
+            # An older framework has no such actions, but a module that is there still objects to an empty call.
+            came, sent = self._post({**call, "action": "messages"})
             if came.status != 400 or (_object(came) or {}).get("type") != "error":
-                self._refused(*(refused or (came, sent)))
-            return ok("module", f"{prefix} is there; this REDCap does not tell its version")
+                self._read(*(refused or (came, sent)))
+            return Finding("module", "ok", f"{prefix} is there; this REDCap does not tell its version")
         return judge_module(prefix, facts)
-
-    def _call(self, action: str) -> dict[str, str]:
-        return {"content": "externalModule", "prefix": self.settings.redcap_module_prefix, "action": action}
 
     # --- the models ---------------------------------------------------------------------------------------------------
 
     def check_aliases(self, asked: Sequence[Row]) -> Iterator[Finding]:
-        """Let aliases make a tool call each; then see whether entities are decoded.
+        """Ask each alias for a tool call; then see whether entities are decoded.
 
         Raises:
-            SettingsError: there is no way to one of the other servers, which the proxy would refuse to start with.
+            SettingsError: another server cannot be reached with these settings; the proxy would not start either.
         """
         settings = replace(self.settings, upstream_timeout=min(self.patience, self.settings.upstream_timeout))
         exchange = Exchange(settings, self.upstream)
@@ -253,7 +222,7 @@ class Site:
 
     def _try_alias(self, exchange: Exchange, row: Row) -> tuple[Finding, bool]:
         """The finding, and whether a model answered."""
-        check = f"alias {row.label}"
+        check = f"alias {row.choice.label}"
         waiter = self._waiter(self.patience)
         began = time.monotonic()
         try:
@@ -262,70 +231,93 @@ class Site:
             gave_up = time.monotonic() - began >= self.patience < self.settings.upstream_timeout
             message = _gave_up(row, self.patience) if gave_up else error.message
             if row.is_needed:
-                return failed(check, message), False
-            return warning(check, f"{message} Only who asks for {row.name} by name needs it."), False
+                return Finding(check, "failed", message), False
+            return Finding(check, "warning", f"{message} Only who asks for {row.name} by name needs it."), False
         except ClientGone:
-            return skipped(check, "not tried to the end"), False
+            return Finding(check, "skipped", "not tried to the end"), False
         return judge_errand(check, row.name, outcome, time.monotonic() - began), True
 
     def _check_entities(self, answered: Sequence[Row]) -> Finding:
         if not answered:
-            return skipped("entities", "not tried: no alias answers")
+            return Finding("entities", "skipped", "not tried: no alias answers")
+        assumed = self.settings.redcap_decodes_entities
         for row in answered[:3]:
             decodes = judge_echo(self._echo(row))
             if decodes is not None:
-                return judge_decoding(decodes=decodes, assumed=self.settings.redcap_decodes_entities)
-        setting = f"REDCAP_DECODES_ENTITIES={str(self.settings.redcap_decodes_entities).lower()}"
-        return warning("entities", f"could not be told: no alias repeated a text exactly. {setting} is assumed.")
+                return judge_decoding(decodes=decodes, assumed=assumed)
+        setting = f"REDCAP_DECODES_ENTITIES={str(assumed).lower()}"
+        message = f"could not be told: no alias repeated a text exactly. {setting} is assumed."
+        return Finding("entities", "warning", message)
 
     def _echo(self, row: Row) -> str:
-        """What comes back of a text with entities that a model was asked to repeat; nothing where it fails."""
+        """What a model makes of a text with entities that it is asked to repeat; nothing where it fails."""
         fields = form.form_fields(
             Prompt("You repeat texts exactly.", (turn("user", f"{_ECHO_ORDER}\n\n{ECHO}"),)),
             token=self.token or "",
             prefix=self.settings.redcap_module_prefix,
-            alias=row.alias,
-            max_tokens=min(2000, row.alias.max_output),
+            alias=row.choice.alias,
+            max_tokens=min(2000, row.choice.alias.max_output),
         )
         try:
-            came, sent = self._post_form(fields, self.patience)
-            answer = read_answer(
-                came.status,
-                came.headers,
-                came.body,
-                url=self.settings.redcap_api_url,
-                prefix=self.settings.redcap_module_prefix,
-                sent_bytes=sent,
-            )
+            answer = self._read(*self._post(fields, self.patience))
         except ProxyError:
             return ""
         return "" if answer.is_apology else answer.text
 
 
-def check_site(site: Site, *, last: str = _WAY[-1]) -> Iterator[Finding]:
-    """Go the way to the module, or part of it; what stands behind a failure is skipped.
+_WAY: Mapping[str, Callable[[Site], Finding]] = {
+    "name": Site.check_name,
+    "connection": Site.check_connection,
+    "TLS": Site.check_tls,
+    "REDCap": Site.check_redcap,
+    "token": Site.check_token,
+    "module": Site.check_module,
+}
+CHECKS = (*_WAY, "aliases", "entities")
+"""The names of the steps, in their order."""
+
+
+def check_server(
+    settings: Settings, token: str | None, asked: Sequence[Row] = (), patience: float = _SHORT
+) -> Iterator[Finding]:
+    """Go the way to one server's models; what comes after a failure is skipped.
 
     Args:
-        site: where to.
-        last: the last stage to try.
+        settings: where the server is.
+        token: the token to try; None where there is none.
+        asked: the aliases to try.
+        patience: seconds for each answer of a model.
     """
-    stages: tuple[Callable[[], Finding], ...] = (
-        *(site.check_name, site.check_connection, site.check_tls),
-        *(site.check_redcap, site.check_token, site.check_module),
-    )
-    obstacle = ""
-    for check, stage in list(zip(_WAY, stages, strict=True))[: _WAY.index(last) + 1]:
+    try:
+        site = Site(settings, token, patience)
+    except SettingsError as error:
+        yield Finding(CHECKS[0], "failed", str(error))
+        yield from (Finding(check, "skipped", "not tried: the settings cannot be used") for check in CHECKS[1:])
+        return
+    with contextlib.closing(site):
+        obstacle = ""
+        for check, step in _WAY.items():
+            finding = _take(check, step, site) if not obstacle else Finding(check, "skipped", f"not tried: {obstacle}")
+            yield finding
+            if finding.status == "failed":
+                obstacle = f"the check of the {check} failed"
+            elif check == "token" and not token:
+                obstacle = "there is no token"
         if obstacle:
-            yield skipped(check, f"not tried: {obstacle}")
-            continue
+            skipped = "not tried: the module could not be asked"
+            yield from (Finding(check, "skipped", skipped) for check in CHECKS[len(_WAY) :])
+            return
         try:
-            yield stage()
-        except _Groundless as reason:
-            obstacle = f"there is no {check}"
-            yield skipped(check, f"{reason}.")
-        except ProxyError as error:
-            obstacle = f"the check of the {check} failed"
-            yield failed(check, error.message)
+            yield from site.check_aliases(asked)
+        except SettingsError as error:
+            yield Finding("aliases", "failed", str(error))
+
+
+def _take(check: str, step: Callable[[Site], Finding], site: Site) -> Finding:
+    try:
+        return step(site)
+    except ProxyError as error:
+        return Finding(check, "failed", error.message)
 
 
 def check_all(settings: Settings, token: str | None, environ: Mapping[str, str], patience: float) -> Iterator[Finding]:
@@ -334,7 +326,7 @@ def check_all(settings: Settings, token: str | None, environ: Mapping[str, str],
     Args:
         settings: where the servers are.
         token: for those that have none of their own.
-        environ: the environment, which may name the models that Claude Code shall send.
+        environ: the environment, which may name the models that Claude Code is to ask for.
         patience: seconds for each answer of a model.
     """
     table = model_table.rows(lambda name: choose_alias(name, *settings.model_rules), settings.model_map, environ)
@@ -342,31 +334,9 @@ def check_all(settings: Settings, token: str | None, environ: Mapping[str, str],
     for server in (DEFAULT_SERVER, *settings.servers):
         its = settings.at(server)
         own = its.redcap_api_token.reveal() if its.redcap_api_token else token
-        for finding in _check_server(its, own, [row for row in asked if row.server == server], patience):
-            if server == DEFAULT_SERVER or finding.check.startswith("alias "):
-                yield finding
-            else:
-                yield replace(finding, check=label(finding.check, server))
-
-
-def _check_server(settings: Settings, token: str | None, asked: Sequence[Row], patience: float) -> Iterator[Finding]:
-    behind = CHECKS[len(_WAY) :]
-    try:
-        site = Site(settings, token, patience=patience)
-    except SettingsError as error:
-        yield failed(CHECKS[0], str(error))
-        yield from (skipped(check, "not tried: the settings cannot be used") for check in CHECKS[1:])
-        return
-    with contextlib.closing(site):
-        for finding in check_site(site):
-            yield finding
-        if finding.status in {"failed", "skipped"}:
-            yield from (skipped(check, "not tried: the module could not be asked") for check in behind)
-            return
-        try:
-            yield from site.check_aliases(asked)
-        except SettingsError as error:
-            yield failed(behind[0], str(error))
+        for finding in check_server(its, own, [row for row in asked if row.choice.server == server], patience):
+            is_alias = finding.check.startswith("alias ")  # whose label says the server already
+            yield finding if is_alias else replace(finding, check=label(finding.check, server))
 
 
 # --- what was found ---------------------------------------------------------------------------------------------------
@@ -405,34 +375,29 @@ def judge_certificate(certificate: Mapping[str, Any], version: str, now: float) 
         f"{time.strftime('%Y-%m-%d', time.gmtime(until))} ({days} days)"
     )
     if days < _SOON:
-        return warning("TLS", f"{message}. Tell whoever runs REDCap that it must be renewed.")
-    return ok("TLS", message)
+        return Finding("TLS", "warning", f"{message}. Tell whoever runs REDCap that it must be renewed.")
+    return Finding("TLS", "ok", message)
 
 
 def judge_module(prefix: str, facts: Mapping[str, Any]) -> Finding:
-    """What to say of a module that told about itself.
-
-    Args:
-        prefix: the module's.
-        facts: what `__info`, `__version` and `__actions` answered.
-    """
-    versions = {
-        "version": facts.get("module-version"),
-        "framework": facts.get("framework-version"),
-    }
-    told = [f"{name} {text}" for name, text in versions.items() if _VERSION.fullmatch(str(text)) and text is not None]
+    """What to say of a module, by what `__info`, `__version` and `__actions` answered."""
+    versions = {"version": facts.get("module-version", ""), "framework": facts.get("framework-version", "")}
+    module = ", ".join(
+        [prefix, *(f"{word} {text}" for word, text in versions.items() if _VERSION.fullmatch(str(text)))]
+    )
     actions = facts.get("auth-actions")
     if not isinstance(actions, dict | list):
-        return ok("module", ", ".join([prefix, *told]))
+        return Finding("module", "ok", module)
     names = sorted(name for name in map(str, actions) if _VERSION.fullmatch(name))
     shown = ", ".join(names) or "none"
     if "messages" not in names:
-        return failed(
+        return Finding(
             "module",
-            f"{', '.join([prefix, *told])} does not offer the action messages to the API (it offers: {shown}). Check "
+            "failed",
+            f"{module} does not offer the action messages to the API (it offers: {shown}). Check "
             "REDCAP_MODULE_PREFIX, or ask your REDCap administrator for a version of SecureChatAI that has it.",
         )
-    return ok("module", f"{', '.join([prefix, *told])}; its actions: {shown}")
+    return Finding("module", "ok", f"{module}; its actions: {shown}")
 
 
 # --- the errand -------------------------------------------------------------------------------------------------------
@@ -455,22 +420,25 @@ def judge_errand(check: str, name: str, outcome: Outcome, seconds: float) -> Fin
     calls = [block for block in outcome.message.content if isinstance(block, ToolUse)]
     answers = f"answers {name} in {seconds:.1f} s"
     if not calls:
-        return warning(
+        return Finding(
             check,
-            f"{answers}, but did not call the tool that it was told to: Claude Code can do little with it. Map the "
+            "warning",
+            f"{answers}, but did not call the tool as told: Claude Code can do little with it. Map the "
             "name to another alias with MODEL_MAP.",
         )
     if outcome.repairs:
-        return warning(check, f"{answers}, but its first tool call could not be read and had to be asked for again.")
+        return Finding(
+            check, "warning", f"{answers}, but its first tool call could not be read and had to be asked for again."
+        )
     if calls[0].input != {"status": "ready"}:
-        return warning(check, f"{answers} and calls a tool, but not with the arguments that it was told.")
-    return ok(check, f"{answers}, and follows the tool notation")
+        return Finding(check, "warning", f"{answers} and calls a tool, but not with the arguments that it was told.")
+    return Finding(check, "ok", f"{answers}, and follows the tool notation")
 
 
 def _gave_up(row: Row, patience: float) -> str:
     return (
         f"no answer within {patience:g} s, which is as long as is waited here. The model may be slow (--timeout waits "
-        f"longer), or {row.alias.name!r} is no alias of this server: it was chosen by {row.rule}."
+        f"longer), or {row.choice.alias.name!r} is no alias of this server: it was chosen by {row.choice.rule}."
     )
 
 
@@ -495,9 +463,10 @@ def judge_decoding(*, decodes: bool, assumed: bool) -> Finding:
     """What to say of the module's decoding of entities, and of what the settings say of it."""
     what = "decodes" if decodes else "does not decode"
     if decodes == assumed:
-        return ok("entities", f"the module {what} HTML entities, as the settings say")
-    return failed(
+        return Finding("entities", "ok", f"the module {what} HTML entities, as the settings say")
+    return Finding(
         "entities",
+        "failed",
         f"the module {what} HTML entities in replies, but the settings say otherwise: texts with & would be changed. "
         f"Set REDCAP_DECODES_ENTITIES={str(decodes).lower()}.",
     )

@@ -445,7 +445,7 @@ def test_claude_codes_version(home: Path) -> None:
     assert (finding.status, finding.message) == ("ok", f"2.1.330 ({home / 'bin' / 'claude'})")
     fake_claude(home, "exit 3")
     assert "did not say its version" in doctor.check_claude(environ, {}).message
-    assert "no program" in doctor.check_claude(environ, {"CLAUDE": "/nowhere"}).message
+    assert "not a program" in doctor.check_claude(environ, {"CLAUDE": "/nowhere"}).message
 
 
 HERE = "http://127.0.0.1:8765"
@@ -493,13 +493,13 @@ def test_the_table_is_what_a_request_would_meet() -> None:
     table = model_table.rows(lambda name: choose_alias(name, model_map), model_map, {})
     by_name = {row.name: row for row in table}
     assert len(by_name) == len(table)
-    assert by_name["claude-opus-5-5"].alias.name == "my-opus"
-    assert by_name["claude-opus-5-5"].rule == "the pattern 'claude-opus-*' of MODEL_MAP"
-    assert by_name["claude-opus-*"].alias.name == "my-opus"
-    assert by_name["exact"].rule == "an entry of MODEL_MAP"
-    assert by_name["*claude*haiku*"].rule == "the built-in rule for names like *claude*haiku*"
-    assert by_name["*claude*"].rule == "the built-in rule for names like *claude*"
-    assert [row.label for row in model_table.aliases(table) if row.is_needed] == [
+    assert by_name["claude-opus-5-5"].choice.alias.name == "my-opus"
+    assert by_name["claude-opus-5-5"].choice.rule == "the pattern 'claude-opus-*' of MODEL_MAP"
+    assert by_name["claude-opus-*"].choice.alias.name == "my-opus"
+    assert by_name["exact"].choice.rule == "an entry of MODEL_MAP"
+    assert by_name["*claude*haiku*"].choice.rule == "the built-in rule for names like *claude*haiku*"
+    assert by_name["*claude*"].choice.rule == "the built-in rule for names like *claude*"
+    assert [row.choice.label for row in model_table.aliases(table) if row.is_needed] == [
         "my-opus",
         "claude",
         "gpt-4o",
@@ -513,9 +513,9 @@ def test_the_table_is_what_a_request_would_meet() -> None:
 
 
 def test_one_name_is_explained() -> None:
-    row = model_table.explain("zork", lambda name: choose_alias(name, {}))
-    assert not row.is_mapped
+    row = model_table.Row("zork", choose_alias("zork", {}))
+    assert row.choice.is_client_text
     assert "it apologizes" in model_table.row_text(row, "zork")
     assert model_table.sent_name("opus", {"ANTHROPIC_DEFAULT_OPUS_MODEL": "x"}) == "x"
-    row = model_table.explain("claude-haiku-5-5", lambda name: choose_alias(name, {}))
+    row = model_table.Row("claude-haiku-5-5", choose_alias("claude-haiku-5-5", {}))
     assert "Claude Code sends claude-haiku-5-5 for haiku.\n" in model_table.row_text(row, "haiku")
