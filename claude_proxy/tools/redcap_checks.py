@@ -14,9 +14,10 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 from claude_proxy.core.aliases.mapping import choose_alias, label
@@ -31,8 +32,6 @@ from claude_proxy.settings.table import Settings
 from claude_proxy.settings.toml_file import DEFAULT_SERVER
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome, new_id
 from claude_proxy.shell.upstream.client import Upstream, Waiter
-from claude_proxy.shell.upstream.connection import Connection
-from claude_proxy.shell.upstream.stream import Address
 from claude_proxy.tools import model_table
 from claude_proxy.tools.model_table import Row
 
@@ -52,227 +51,56 @@ _SHORT = 60.0  # seconds for an answer that needs no model
 
 
 class Site:
-    """REDCap as the settings describe it, and what is known of it so far."""
+    """REDCap as the settings describe it, with a token to try; calls to it can be given up."""
 
     def __init__(self, settings: Settings, token: str | None, patience: float) -> None:
         """Prepare.
-
-        Args:
-            settings: where REDCap is.
-            token: the token to try; None where there is none.
-            patience: seconds for each answer of a model.
 
         Raises:
             SettingsError: the address of the forward proxy cannot be used.
         """
         self.settings = settings
         self.token = token
-        self.patience = patience
+        self.patience = patience  # seconds for each answer of a model
         self.upstream = Upstream(settings)
-        self._route = self.upstream.route
-        self._addresses: list[Address] = []
-        self._connection: Connection | None = None
-        self._refusal: ProxyError | None = None
         self._watched, self._watching = socket.socketpair()  # when the one is closed, all calls are given up
 
-    def close(self) -> None:
-        """Give up what is running, and close all connections."""
+    def give_up(self) -> None:
+        """End the calls that are running."""
         self._watching.close()
+
+    def close(self) -> None:
+        """End everything."""
+        self.give_up()
         self._watched.close()
-        self._drop_connection()
         self.upstream.close()
 
-    def _waiter(self, limit: float) -> Waiter:
+    def waiter(self, limit: float) -> Waiter:
+        """Who waits for a call, at most so many seconds."""
         return Waiter(limit=limit, client=self._watched)
 
-    def _post(self, fields: Mapping[str, str], limit: float = _SHORT) -> tuple[HttpAnswer, int]:
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[tuple[Waiter, float]]:
+        """A waiter with the limit of connecting, and that limit."""
+        limit = self.settings.connect_timeout
+        waiter = self.waiter(limit + 1)
+        with waiter.within(limit):
+            yield waiter, limit
+
+    def post(self, fields: Mapping[str, str], limit: float = _SHORT) -> tuple[HttpAnswer, int]:
         """The answer, and how many bytes were sent."""
         boundary = new_id("form")
         usual = {"token": self.token or "", "format": "json", "returnFormat": "json"}
         body = form.encode_form({**usual, **fields}, boundary)
-        return self.upstream.post(form.form_type(boundary), lambda: body, self._waiter(limit)), len(body)
+        return self.upstream.post(form.form_type(boundary), lambda: body, self.waiter(limit)), len(body)
 
-    def _read(self, came: HttpAnswer, sent: int) -> Answer:
-        """A model's answer; for anything else, the `ProxyError` that a client would get."""
+    def read(self, came: HttpAnswer, sent: int) -> Answer:
+        """A model's answer; anything else raises the `ProxyError` that a client would get."""
         url, prefix = self.settings.redcap_api_url, self.settings.redcap_module_prefix
         return read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=sent)
 
-    # --- the way there ------------------------------------------------------------------------------------------------
 
-    def check_name(self) -> Finding:
-        """Look the host up, or the proxy before it."""
-        host, _ = self._route.peer
-        with self._connecting() as (waiter, _limit):
-            self._addresses = self._route.look_up(waiter)
-        found = list(dict.fromkeys(str(address[4][0]) for address in self._addresses))
-        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        return Finding(
-            "name", "ok", f"{host} is {shown}" if found != [host] else f"{host} is an address, and needs no look-up"
-        )
-
-    def check_connection(self) -> Finding:
-        """Connect, and through the proxy where there is one."""
-        began = time.monotonic()
-        with self._connecting() as (waiter, limit):
-            self._connection = self._route.reach(self._addresses, waiter, limit, secure=False)
-        if self._route.proxy is None:
-            return Finding("connection", "ok", f"{self._route.where} answers ({_seconds(began)})")
-        return Finding(
-            "connection", "ok", f"{self._route.where} is reached through {self._route.proxy} ({_seconds(began)})"
-        )
-
-    def check_tls(self) -> Finding:
-        """Secure the connection, and read the certificate."""
-        if not self._route.secured or self._connection is None:
-            return Finding("TLS", "skipped", "there is none, for REDCAP_API_URL begins with http://")
-        with self._connecting() as (waiter, _limit):
-            self._route.secure(self._connection, waiter)
-        certificate, version = self._connection.stream.certificate()
-        return judge_certificate(certificate, version.replace("TLSv", "TLS "), time.time())
-
-    @contextlib.contextmanager
-    def _connecting(self) -> Iterator[tuple[Waiter, float]]:
-        """A waiter with the limit of connecting, and that limit."""
-        limit = self.settings.connect_timeout
-        waiter = self._waiter(limit + 1)
-        with waiter.within(limit):
-            yield waiter, limit
-
-    def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    # --- REDCap -------------------------------------------------------------------------------------------------------
-
-    def check_redcap(self) -> Finding:
-        """Ask for REDCap's version."""
-        self._drop_connection()
-        began = time.monotonic()
-        came, sent = self._post({"content": "version"})
-        version = came.body[:100].decode("latin-1").strip()
-        if came.status == 200 and re.fullmatch(r"\d+(\.\d+){1,3}[\w.-]{0,20}", version):
-            return Finding("REDCap", "ok", f"version {version} ({_seconds(began)})")
-        try:
-            self._read(came, sent)
-        except AuthenticationFailed as error:
-            self._refusal = error
-            message = f"it answers ({_seconds(began)}), but tells its version only to a valid token"
-            return Finding("REDCap", "ok", message)
-        return Finding("REDCap", "warning", "it answers, but not with its version")
-
-    def check_token(self) -> Finding:
-        """Say whether the token was accepted when REDCap was asked for its version."""
-        if not self.token:
-            return Finding(
-                "token",
-                "skipped",
-                "there is none: REDCAP_API_TOKEN is not set, so clients bring their own. Set ANTHROPIC_AUTH_TOKEN to "
-                "yours to check what needs a token.",
-            )
-        if self._refusal:
-            raise self._refusal
-        return Finding("token", "ok", "REDCap takes it")
-
-    def check_module(self) -> Finding:
-        """Ask the module who it is, and for its actions."""
-        facts: dict[str, Any] = {}
-        refused: tuple[HttpAnswer, int] | None = None
-        prefix = self.settings.redcap_module_prefix
-        call = {"content": "externalModule", "prefix": prefix}
-        for action in ("__info", "__version", "__actions"):
-            if "module-version" in facts and "auth-actions" in facts:
-                break
-            came, sent = self._post({**call, "action": action})
-            told = _object(came)
-            if told is None or "error" in told:
-                refused = refused or (came, sent)
-            else:
-                facts = {**told, **facts}
-        if not facts:
-            # An older framework has no such actions, but a module that is there still objects to an empty call.
-            came, sent = self._post({**call, "action": "messages"})
-            if came.status != 400 or (_object(came) or {}).get("type") != "error":
-                self._read(*(refused or (came, sent)))
-            return Finding("module", "ok", f"{prefix} is there; this REDCap does not tell its version")
-        return judge_module(prefix, facts)
-
-    # --- the models ---------------------------------------------------------------------------------------------------
-
-    def check_aliases(self, asked: Sequence[Row]) -> Iterator[Finding]:
-        """Ask each alias for a tool call; then see whether entities are decoded.
-
-        Raises:
-            SettingsError: another server cannot be reached with these settings; the proxy would not start either.
-        """
-        settings = replace(self.settings, upstream_timeout=min(self.patience, self.settings.upstream_timeout))
-        exchange = Exchange(settings, self.upstream)
-        answered: list[Row] = []
-        # Not `with`: it would wait for the running calls before they are given up.
-        pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="alias")
-        try:
-            for row, future in [(row, pool.submit(self._try_alias, exchange, row)) for row in asked]:
-                finding, has_answered = future.result()
-                answered += [row] if has_answered else []
-                yield finding
-            yield self._check_entities(answered)
-        finally:
-            self._watching.close()
-            pool.shutdown(cancel_futures=True)
-
-    def _try_alias(self, exchange: Exchange, row: Row) -> tuple[Finding, bool]:
-        """The finding, and whether a model answered."""
-        check = f"alias {row.choice.label}"
-        waiter = self._waiter(self.patience)
-        began = time.monotonic()
-        try:
-            outcome = exchange.ask(exchange.prepare(_errand(row.name)), self.token or "", new_id("msg"), waiter)
-        except ProxyError as error:
-            gave_up = time.monotonic() - began >= self.patience < self.settings.upstream_timeout
-            message = _gave_up(row, self.patience) if gave_up else error.message
-            if row.is_needed:
-                return Finding(check, "failed", message), False
-            return Finding(check, "warning", f"{message} Only who asks for {row.name} by name needs it."), False
-        except ClientGone:
-            return Finding(check, "skipped", "not tried to the end"), False
-        return judge_errand(check, row.name, outcome, time.monotonic() - began), True
-
-    def _check_entities(self, answered: Sequence[Row]) -> Finding:
-        if not answered:
-            return Finding("entities", "skipped", "not tried: no alias answers")
-        assumed = self.settings.redcap_decodes_entities
-        for row in answered[:3]:
-            decodes = judge_echo(self._echo(row))
-            if decodes is not None:
-                return judge_decoding(decodes=decodes, assumed=assumed)
-        setting = f"REDCAP_DECODES_ENTITIES={str(assumed).lower()}"
-        message = f"could not be told: no alias repeated a text exactly. {setting} is assumed."
-        return Finding("entities", "warning", message)
-
-    def _echo(self, row: Row) -> str:
-        """What a model makes of a text with entities that it is asked to repeat; nothing where it fails."""
-        fields = form.form_fields(
-            Prompt("You repeat texts exactly.", (turn("user", f"{_ECHO_ORDER}\n\n{ECHO}"),)),
-            token=self.token or "",
-            prefix=self.settings.redcap_module_prefix,
-            alias=row.choice.alias,
-            max_tokens=min(2000, row.choice.alias.max_output),
-        )
-        try:
-            answer = self._read(*self._post(fields, self.patience))
-        except ProxyError:
-            return ""
-        return "" if answer.is_apology else answer.text
-
-
-_WAY: Mapping[str, Callable[[Site], Finding]] = {
-    "name": Site.check_name,
-    "connection": Site.check_connection,
-    "TLS": Site.check_tls,
-    "REDCap": Site.check_redcap,
-    "token": Site.check_token,
-    "module": Site.check_module,
-}
+_WAY = ("name", "connection", "TLS", "REDCap", "token", "module")
 CHECKS = (*_WAY, "aliases", "entities")
 """The names of the steps, in their order."""
 
@@ -288,47 +116,178 @@ def check_server(
         asked: the aliases to try.
         patience: seconds for each answer of a model.
     """
+    found: list[Finding] = []
+    obstacle = "there is no token"
     try:
-        site = Site(settings, token, patience)
-    except SettingsError as error:
-        yield Finding(CHECKS[0], "failed", str(error))
-        yield from (Finding(check, "skipped", "not tried: the settings cannot be used") for check in CHECKS[1:])
-        return
-    with contextlib.closing(site):
-        obstacle = ""
-        for check, step in _WAY.items():
-            finding = _take(check, step, site) if not obstacle else Finding(check, "skipped", f"not tried: {obstacle}")
-            yield finding
-            if finding.status == "failed":
-                obstacle = f"the check of the {check} failed"
-            elif check == "token" and not token:
-                obstacle = "there is no token"
-        if obstacle:
-            skipped = "not tried: the module could not be asked"
-            yield from (Finding(check, "skipped", skipped) for check in CHECKS[len(_WAY) :])
+        with contextlib.closing(Site(settings, token, patience)) as site:
+            for finding in chain(_reach(site), _ask_redcap(site), _ask_module(site)):
+                found.append(finding)
+                yield finding
+            if token and found[-1].status != "failed":
+                yield from _ask_models(site, asked)
+                return
+    except (ProxyError, SettingsError) as error:
+        found.append(Finding(CHECKS[len(found)], "failed", str(error)))
+        yield found[-1]
+    if found[-1].status == "failed":
+        obstacle = f"the check of the {found[-1].check} failed"
+    yield from (Finding(check, "skipped", f"not tried: {obstacle}") for check in CHECKS[len(found) :])
+
+
+def _reach(site: Site) -> Iterator[Finding]:
+    """Look the host up, connect, secure the connection: through the forward proxy where there is one."""
+    route = site.upstream.route
+    host, _ = route.peer
+    with site.connecting() as (waiter, _limit):
+        addresses = route.look_up(waiter)
+    found = list(dict.fromkeys(str(address[4][0]) for address in addresses))
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    yield Finding("name", "ok", f"{host} is {shown}" if found != [host] else f"{host} is an address already")
+    began = time.monotonic()
+    with site.connecting() as (waiter, limit):
+        connection = route.reach(addresses, waiter, limit, secure=False)
+    with contextlib.closing(connection):
+        answers = f"is reached through {route.proxy}" if route.proxy else "answers"
+        yield Finding("connection", "ok", f"{route.where} {answers} ({_seconds(began)})")
+        if not route.secured:
+            yield Finding("TLS", "skipped", "there is none, for REDCAP_API_URL begins with http://")
             return
+        with site.connecting() as (waiter, _limit):
+            route.secure(connection, waiter)
+        certificate, version = connection.stream.certificate()
+    yield judge_certificate(certificate, version.replace("TLSv", "TLS "), time.time())
+
+
+def _ask_redcap(site: Site) -> Iterator[Finding]:
+    """Ask for REDCap's version, which tells at the same time whether the token is accepted."""
+    began = time.monotonic()
+    came, sent = site.post({"content": "version"})
+    version = came.body[:100].decode("latin-1").strip()
+    refusal: ProxyError | None = None
+    if came.status == 200 and re.fullmatch(r"\d+(\.\d+){1,3}[\w.-]{0,20}", version):
+        yield Finding("REDCap", "ok", f"version {version} ({_seconds(began)})")
+    else:
         try:
-            yield from site.check_aliases(asked)
-        except SettingsError as error:
-            yield Finding("aliases", "failed", str(error))
+            site.read(came, sent)
+            yield Finding("REDCap", "warning", "it answers, but not with its version")
+        except AuthenticationFailed as error:
+            refusal = error
+            message = f"it answers ({_seconds(began)}), but tells its version only to a valid token"
+            yield Finding("REDCap", "ok", message)
+    if not site.token:
+        yield Finding(
+            "token",
+            "skipped",
+            "there is none: REDCAP_API_TOKEN is not set, so clients bring their own. Set ANTHROPIC_AUTH_TOKEN to "
+            "yours to check what needs a token.",
+        )
+    elif refusal:
+        raise refusal
+    else:
+        yield Finding("token", "ok", "REDCap takes it")
 
 
-def _take(check: str, step: Callable[[Site], Finding], site: Site) -> Finding:
+def _ask_module(site: Site) -> Iterator[Finding]:
+    """Ask the module who it is, and for its actions."""
+    if not site.token:
+        return
+    facts: dict[str, Any] = {}
+    refused: tuple[HttpAnswer, int] | None = None
+    prefix = site.settings.redcap_module_prefix
+    call = {"content": "externalModule", "prefix": prefix}
+    for action in ("__info", "__version", "__actions"):
+        if "module-version" in facts and "auth-actions" in facts:
+            break
+        came, sent = site.post({**call, "action": action})
+        told = _object(came)
+        if told is None or "error" in told:
+            refused = refused or (came, sent)
+        else:
+            facts = {**told, **facts}
+    if facts:
+        yield judge_module(prefix, facts)
+        return
+    # An older framework has no such actions, but a module that is there still objects to an empty call.
+    came, sent = site.post({**call, "action": "messages"})
+    if came.status != 400 or (_object(came) or {}).get("type") != "error":
+        site.read(*(refused or (came, sent)))
+    yield Finding("module", "ok", f"{prefix} is there; this REDCap does not tell its version")
+
+
+# --- the models -------------------------------------------------------------------------------------------------------
+
+
+def _ask_models(site: Site, asked: Sequence[Row]) -> Iterator[Finding]:
+    """Ask each alias for a tool call; then see whether entities are decoded.
+
+    Raises:
+        SettingsError: another server cannot be reached with these settings; the proxy would not start either.
+    """
+    settings = replace(site.settings, upstream_timeout=min(site.patience, site.settings.upstream_timeout))
+    exchange = Exchange(settings, site.upstream)
+    answered: list[Row] = []
+    # Not `with`: it would wait for the running calls before they are given up.
+    pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="alias")
     try:
-        return step(site)
+        for row, future in [(row, pool.submit(_try_alias, site, exchange, row)) for row in asked]:
+            finding, has_answered = future.result()
+            answered += [row] if has_answered else []
+            yield finding
+        yield _check_entities(site, answered)
+    finally:
+        site.give_up()
+        pool.shutdown(cancel_futures=True)
+
+
+def _try_alias(site: Site, exchange: Exchange, row: Row) -> tuple[Finding, bool]:
+    """The finding, and whether a model answered."""
+    check = f"alias {row.choice.label}"
+    began = time.monotonic()
+    try:
+        prepared = exchange.prepare(_errand(row.name))
+        outcome = exchange.ask(prepared, site.token or "", new_id("msg"), site.waiter(site.patience))
     except ProxyError as error:
-        return Finding(check, "failed", error.message)
+        gave_up = time.monotonic() - began >= site.patience < site.settings.upstream_timeout
+        message = _gave_up(row, site.patience) if gave_up else error.message
+        if row.is_needed:
+            return Finding(check, "failed", message), False
+        return Finding(check, "warning", f"{message} Only who asks for {row.name} by name needs it."), False
+    except ClientGone:
+        return Finding(check, "skipped", "not tried to the end"), False
+    return judge_errand(check, row.name, outcome, time.monotonic() - began), True
+
+
+def _check_entities(site: Site, answered: Sequence[Row]) -> Finding:
+    if not answered:
+        return Finding("entities", "skipped", "not tried: no alias answers")
+    assumed = site.settings.redcap_decodes_entities
+    for row in answered[:3]:
+        decodes = judge_echo(_echo(site, row))
+        if decodes is not None:
+            return judge_decoding(decodes=decodes, assumed=assumed)
+    setting = f"REDCAP_DECODES_ENTITIES={str(assumed).lower()}"
+    message = f"could not be told: no alias repeated a text exactly. {setting} is assumed."
+    return Finding("entities", "warning", message)
+
+
+def _echo(site: Site, row: Row) -> str:
+    """What a model makes of a text with entities that it is asked to repeat; nothing where it fails."""
+    fields = form.form_fields(
+        Prompt("You repeat texts exactly.", (turn("user", f"{_ECHO_ORDER}\n\n{ECHO}"),)),
+        token=site.token or "",
+        prefix=site.settings.redcap_module_prefix,
+        alias=row.choice.alias,
+        max_tokens=min(2000, row.choice.alias.max_output),
+    )
+    try:
+        answer = site.read(*site.post(fields, site.patience))
+    except ProxyError:
+        return ""
+    return "" if answer.is_apology else answer.text
 
 
 def check_all(settings: Settings, token: str | None, environ: Mapping[str, str], patience: float) -> Iterator[Finding]:
-    """Everything that needs the network, for each server.
-
-    Args:
-        settings: where the servers are.
-        token: for those that have none of their own.
-        environ: the environment, which may name the models that Claude Code is to ask for.
-        patience: seconds for each answer of a model.
-    """
+    """Everything that needs the network, for each server; `token` is for those that have none of their own."""
     table = model_table.rows(lambda name: choose_alias(name, *settings.model_rules), settings.model_map, environ)
     asked = model_table.aliases(table)
     for server in (DEFAULT_SERVER, *settings.servers):
@@ -359,21 +318,13 @@ def _object(came: HttpAnswer) -> dict[str, Any] | None:
 
 
 def judge_certificate(certificate: Mapping[str, Any], version: str, now: float) -> Finding:
-    """What to say of a certificate that is trusted.
-
-    Args:
-        certificate: as `ssl.SSLSocket.getpeercert` returns it.
-        version: of TLS, as it is written.
-        now: seconds since 1970.
-    """
+    """What to say of a trusted certificate, as `getpeercert` returns it, at a time in seconds since 1970."""
     issuer = {name: text for names in certificate.get("issuer", ()) for name, text in names}
     who = str(issuer.get("organizationName") or issuer.get("commonName") or "an unnamed authority")[:60]
     until = ssl.cert_time_to_seconds(certificate["notAfter"])
     days = int((until - now) // 86400)
-    message = (
-        f"{version}; the certificate was issued by {who} and is valid until "
-        f"{time.strftime('%Y-%m-%d', time.gmtime(until))} ({days} days)"
-    )
+    end = time.strftime("%Y-%m-%d", time.gmtime(until))
+    message = f"{version}; the certificate was issued by {who} and is valid until {end} ({days} days)"
     if days < _SOON:
         return Finding("TLS", "warning", f"{message}. Tell whoever runs REDCap that it must be renewed.")
     return Finding("TLS", "ok", message)
@@ -382,9 +333,8 @@ def judge_certificate(certificate: Mapping[str, Any], version: str, now: float) 
 def judge_module(prefix: str, facts: Mapping[str, Any]) -> Finding:
     """What to say of a module, by what `__info`, `__version` and `__actions` answered."""
     versions = {"version": facts.get("module-version", ""), "framework": facts.get("framework-version", "")}
-    module = ", ".join(
-        [prefix, *(f"{word} {text}" for word, text in versions.items() if _VERSION.fullmatch(str(text)))]
-    )
+    told = [f"{word} {text}" for word, text in versions.items() if _VERSION.fullmatch(str(text))]
+    module = ", ".join([prefix, *told])
     actions = facts.get("auth-actions")
     if not isinstance(actions, dict | list):
         return Finding("module", "ok", module)
@@ -420,19 +370,15 @@ def judge_errand(check: str, name: str, outcome: Outcome, seconds: float) -> Fin
     calls = [block for block in outcome.message.content if isinstance(block, ToolUse)]
     answers = f"answers {name} in {seconds:.1f} s"
     if not calls:
-        return Finding(
-            check,
-            "warning",
-            f"{answers}, but did not call the tool as told: Claude Code can do little with it. Map the "
-            "name to another alias with MODEL_MAP.",
-        )
-    if outcome.repairs:
-        return Finding(
-            check, "warning", f"{answers}, but its first tool call could not be read and had to be asked for again."
-        )
-    if calls[0].input != {"status": "ready"}:
-        return Finding(check, "warning", f"{answers} and calls a tool, but not with the arguments that it was told.")
-    return Finding(check, "ok", f"{answers}, and follows the tool notation")
+        fault = ", but did not call the tool as told: Claude Code can do little with it. Map the name to another alias "
+        fault += "with MODEL_MAP."
+    elif outcome.repairs:
+        fault = ", but its first tool call could not be read and had to be asked for again."
+    elif calls[0].input != {"status": "ready"}:
+        fault = " and calls a tool, but not with the arguments that it was told."
+    else:
+        return Finding(check, "ok", f"{answers}, and follows the tool notation")
+    return Finding(check, "warning", answers + fault)
 
 
 def _gave_up(row: Row, patience: float) -> str:
