@@ -43,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
     if prints:
         return write_out(settings_text(merged))
     launcher.save_settings_file(path, merged)
-    print(f"claude-proxy: wrote {path}: {answerer.line(configured, sys.stderr.encoding)}", file=sys.stderr)
+    print(
+        f"claude-proxy: wrote {path}: {launcher.answerer_line(answerer, configured, sys.stderr.encoding)}",
+        file=sys.stderr,
+    )
     if launcher.lies_in_repository(path):
         print(
             "claude-proxy: the file holds your token and lies in a Git repository: do not commit it.", file=sys.stderr

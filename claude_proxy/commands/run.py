@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     launch = launcher.plan_launch(
         program, arguments, base_url=server.url, token=token, answerer=answerer, environ=os.environ, claude=claude
     )
-    line = answerer.line(configured, sys.stderr.encoding)
+    line = launcher.answerer_line(answerer, configured, sys.stderr.encoding)
     for sentence in (*configured.warnings, *launch.sentences, line):
         print(f"claude-proxy: {sentence}", file=sys.stderr, flush=True)
     code = launcher.run_claude(launch.command, launch.environ)

@@ -97,13 +97,7 @@ def find_option(arguments: Sequence[str], name: str) -> str | None:
 
 
 def choose_model(asked: str | None, environ: Mapping[str, str], configured: str | None) -> str:
-    """The model name that Claude Code will send.
-
-    Args:
-        asked: the value of `--model`.
-        environ: the environment, with `env` of the settings on top.
-        configured: `model` of the settings.
-    """
+    """The model name that Claude Code will send, given `--model`, its environment, and `model` of its settings."""
     name = next(filter(None, (asked, environ.get("ANTHROPIC_MODEL"), configured)), "default")
     short = name.lower().removesuffix("[1m]")
     family = {"default": "opus", "best": "opus", "opusplan": "sonnet"}.get(short, short)
@@ -127,11 +121,8 @@ def choose_mode(arguments: Sequence[str], configured: str | None) -> Mode:
     """The permission mode.
 
     In `auto`, the default of a fresh installation, Claude Code asks its server for verdicts that nobody here can give.
-    Whoever asks for it gets it, and a sentence; whoever asks for none gets `default`, and a sentence.
-
-    Args:
-        arguments: claude's own.
-        configured: `permissions.defaultMode` of the settings.
+    Whoever asks for it, by an argument or by `permissions.defaultMode` of the settings, gets it and a sentence; whoever
+    asks for none gets `default` and a sentence.
     """
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     skips = "--dangerously-skip-permissions" in options
@@ -166,14 +157,7 @@ def compute_changes(
 ) -> Changes:
     """What to change in an environment so that Claude Code works with an alias through the proxy.
 
-    Sizes that the user has set are left alone.
-
-    Args:
-        base_url: the proxy's address.
-        token: the one credential.
-        alias: who answers; its window is when Claude Code compacts the conversation.
-        environ: what is set now.
-        settings_env: what Claude Code's settings set on top of that.
+    Sizes that the user has set, in the environment or in Claude Code's settings on top of it, are left alone.
     """
     own = without_ours(environ) | without_ours(settings_env or {})
     hosts = {**environ, **own}  # exceptions that we have added to are still the user's

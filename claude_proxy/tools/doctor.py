@@ -192,14 +192,7 @@ def check_claude(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> Findi
 def check_interference(
     settings: Settings, token: str | None, environ: Mapping[str, str], claude: ClaudeSettings
 ) -> Iterator[Finding]:
-    """What would lead Claude Code elsewhere, or keep it from the proxy.
-
-    Args:
-        settings: the proxy's.
-        token: the credential that Claude Code will have.
-        environ: the environment.
-        claude: what Claude Code's settings files say.
-    """
+    """What would send Claude Code elsewhere, or keep it from the proxy, with the credential that it will have."""
     findings = [
         *_foreign(settings, environ, claude),
         *_detours(settings, {**environ, **claude.env}),

@@ -25,7 +25,6 @@ from types import FrameType
 from typing import Any, Self, TextIO
 from urllib.parse import urlsplit
 
-from claude_proxy.core.aliases.mapping import Choice, choose_alias
 from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
@@ -41,6 +40,7 @@ from claude_proxy.tools.claude_environment import (
     read_settings,
     settings_text,
 )
+from claude_proxy.tools.model_table import Row, explain
 
 FAILED, MISUSED, NOT_STARTABLE, NOT_FOUND = 1, 2, 126, 127
 WINDOWS = sys.platform == "win32"
@@ -213,44 +213,28 @@ def client_token(settings: Settings, *sources: Mapping[str, str]) -> str:
     return token
 
 
-@dataclass(frozen=True)
-class Answerer:
-    """Who will answer: the model name that Claude Code sends, and what it leads to."""
+def find_answerer(
+    asked: str | None, settings: Settings, environ: Mapping[str, str], env: Mapping[str, str], configured: str | None
+) -> Row:
+    """Who answers Claude Code, given `--model`, the environment, and `env` and `model` of its settings files."""
+    return explain(choose_model(asked, {**environ, **env}, configured), settings)
 
-    model: str
-    choice: Choice
 
-    def line(self, settings: Settings, encoding: str | None) -> str:
-        """The line that says so, for a terminal with this encoding."""
-        arrow = "\u2192"
-        try:
-            arrow.encode(encoding or "ascii")
-        except (UnicodeEncodeError, LookupError):
-            arrow = "->"
-        note = " (no rule maps this name)" if self.choice.is_client_text else ""
-        host = urlsplit(settings.redcap_api_url).hostname
-        return printable(f"{self.model} {arrow} {self.choice.alias.name}{note} via {host}")
+def answerer_line(answerer: Row, settings: Settings, encoding: str | None) -> str:
+    """The line that says who answers, for a terminal with this encoding."""
+    arrow = "\u2192"
+    try:
+        arrow.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        arrow = "->"
+    note = " (no rule maps this name)" if answerer.choice.is_client_text else ""
+    host = urlsplit(settings.redcap_api_url).hostname
+    return printable(f"{answerer.name} {arrow} {answerer.choice.alias.name}{note} via {host}")
 
 
 def printable(text: str) -> str:
     """A text without anything that would move the cursor or change colours."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def find_answerer(
-    asked: str | None, settings: Settings, environ: Mapping[str, str], env: Mapping[str, str], configured: str | None
-) -> Answerer:
-    """Who answers a client that asks for a model, or for none.
-
-    Args:
-        asked: the value of `--model`.
-        settings: the proxy's.
-        environ: the environment.
-        env: what Claude Code's settings set on top of it.
-        configured: `model` of Claude Code's settings.
-    """
-    model = choose_model(asked, {**environ, **env}, configured)
-    return Answerer(model, choose_alias(model, *settings.model_rules))
 
 
 @dataclass(frozen=True)
@@ -268,7 +252,7 @@ def plan_launch(
     *,
     base_url: str,
     token: str,
-    answerer: Answerer,
+    answerer: Row,
     environ: Mapping[str, str],
     claude: ClaudeSettings,
 ) -> Launch:
@@ -311,8 +295,7 @@ def run_claude(command: Sequence[str], environ: Mapping[str, str]) -> int:
         try:
             process = subprocess.Popen(command, env=dict(environ))  # noqa: S603 - the user's own program and arguments
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise LaunchError(f"{command[0]} cannot be started: {reason}.", NOT_STARTABLE) from None
+            raise LaunchError(f"{command[0]} cannot be started: {_reason(error)}.", NOT_STARTABLE) from None
         signals.pass_to(process)
         code = _wait(process)
     return 128 - code if code < 0 else code
@@ -384,6 +367,10 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
                 wakeup.wait()  # the next SIGCHLD ends it, or a signal that is for claude
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -396,7 +383,7 @@ def open_log(path: Path) -> TextIO:
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except (OSError, ValueError) as error:
-        raise LaunchError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
+        raise LaunchError(f"{path} cannot be written: {_reason(error)}.") from None
     return os.fdopen(number, "a", encoding="utf-8")
 
 
@@ -411,11 +398,9 @@ def load_settings_file(path: Path) -> dict[str, Any]:
         return read_settings(text) if text.strip() else {}
     except FileNotFoundError:
         return {}
-    except SettingsConflict as error:
-        raise LaunchError(f"{path} was left as it is: {error}. Correct it first.", FAILED) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise LaunchError(f"{path} was left as it is, for it cannot be read: {reason}.", FAILED) from None
+        fault = "it is not UTF-8 text" if isinstance(error, UnicodeError) else _reason(error)
+        raise LaunchError(f"{path} was left as it is: {fault}. Correct it first.", FAILED) from None
 
 
 def save_settings_file(path: Path, settings: Mapping[str, Any]) -> None:
@@ -427,7 +412,7 @@ def save_settings_file(path: Path, settings: Mapping[str, Any]) -> None:
     try:
         replace_file(path, settings_text(settings).encode())
     except OSError as error:
-        raise LaunchError(f"{path} cannot be written: {error.strerror or error}.", FAILED) from None
+        raise LaunchError(f"{path} cannot be written: {_reason(error)}.", FAILED) from None
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -6,11 +6,12 @@ Claude Code sends by itself, the configured ones, the built-in ones. A pattern s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from claude_proxy.core.aliases.mapping import Choice, offered_models
+from claude_proxy.core.aliases.mapping import Choice, choose_alias, offered_models
+from claude_proxy.settings.table import Settings
 from claude_proxy.tools.claude_environment import choose_model
 
 _SHORT_NAMES = ("default", "opus", "sonnet", "haiku", "fable")
@@ -50,8 +51,9 @@ class Row:
         }
 
 
-Choose: TypeAlias = Callable[[str], Choice]
-"""`choose_alias` with what is configured."""
+def explain(name: str, settings: Settings, *, is_needed: bool = False) -> Row:
+    """What becomes of one name."""
+    return Row(name, choose_alias(name, *settings.model_rules), is_needed)
 
 
 def sent_name(name: str, environ: Mapping[str, str]) -> str:
@@ -59,19 +61,13 @@ def sent_name(name: str, environ: Mapping[str, str]) -> str:
     return choose_model(name, {**environ, "ANTHROPIC_MODEL": ""}, None)
 
 
-def rows(choose: Choose, model_map: Mapping[str, str], environ: Mapping[str, str]) -> list[Row]:
-    """The whole table: what Claude Code sends, what is configured, what is built in.
-
-    Args:
-        choose: decides each row.
-        model_map: the configured names and patterns.
-        environ: the environment, which may name the models that Claude Code shall send.
-    """
+def rows(settings: Settings, environ: Mapping[str, str]) -> list[Row]:
+    """The whole table: what Claude Code sends in this environment, what is configured, what is built in."""
     own = environ.get("ANTHROPIC_MODEL")
     sent = [sent_name(name, environ) for name in ((own, *_SHORT_NAMES) if own else _SHORT_NAMES)]
-    needed = dict.fromkeys([*sent, *model_map])
-    names = dict.fromkeys([*needed, *offered_models(model_map), *_BUILT_IN_PATTERNS])
-    return [Row(name, choose(name), name in needed) for name in names]
+    needed = dict.fromkeys([*sent, *settings.model_map])
+    names = dict.fromkeys([*needed, *offered_models(settings.model_map), *_BUILT_IN_PATTERNS])
+    return [explain(name, settings, is_needed=name in needed) for name in names]
 
 
 def aliases(table: Iterable[Row]) -> list[Row]:

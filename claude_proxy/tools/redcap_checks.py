@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-from claude_proxy.core.aliases.mapping import choose_alias, label
+from claude_proxy.core.aliases.mapping import label
 from claude_proxy.core.http1.answer import HttpAnswer
 from claude_proxy.core.messages.content import ToolUse
 from claude_proxy.core.messages.response import to_bytes
@@ -288,8 +288,7 @@ def _echo(site: Site, row: Row) -> str:
 
 def check_all(settings: Settings, token: str | None, environ: Mapping[str, str], patience: float) -> Iterator[Finding]:
     """Everything that needs the network, for each server; `token` is for those that have none of their own."""
-    table = model_table.rows(lambda name: choose_alias(name, *settings.model_rules), settings.model_map, environ)
-    asked = model_table.aliases(table)
+    asked = model_table.aliases(model_table.rows(settings, environ))
     for server in (DEFAULT_SERVER, *settings.servers):
         its = settings.at(server)
         own = its.redcap_api_token.reveal() if its.redcap_api_token else token

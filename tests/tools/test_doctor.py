@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import pytest
 import trustme
 from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, Redcap, StartProxy
 
-from claude_proxy.core.aliases.mapping import choose_alias
 from claude_proxy.demo.simulator import (
     LOGIN_PAGE,
     MAINTENANCE_PAGE,
@@ -490,7 +490,7 @@ def test_lines_and_json() -> None:
 
 def test_the_table_is_what_a_request_would_meet() -> None:
     model_map = {"exact": "gpt-5", "claude-opus-*": "my-opus"}
-    table = model_table.rows(lambda name: choose_alias(name, model_map), model_map, {})
+    table = model_table.rows(replace(REMOTE, model_map=model_map), {})
     by_name = {row.name: row for row in table}
     assert len(by_name) == len(table)
     assert by_name["claude-opus-5-5"].choice.alias.name == "my-opus"
@@ -508,14 +508,14 @@ def test_the_table_is_what_a_request_would_meet() -> None:
     text = model_table.table_text(table)
     assert text.isascii()
     assert "exact" in text
-    named = model_table.rows(lambda name: choose_alias(name, {}), {}, {"ANTHROPIC_MODEL": "o1"})
+    named = model_table.rows(REMOTE, {"ANTHROPIC_MODEL": "o1"})
     assert (named[0].name, named[0].is_needed) == ("o1", True)
 
 
 def test_one_name_is_explained() -> None:
-    row = model_table.Row("zork", choose_alias("zork", {}))
+    row = model_table.explain("zork", REMOTE)
     assert row.choice.is_client_text
     assert "it apologizes" in model_table.row_text(row, "zork")
     assert model_table.sent_name("opus", {"ANTHROPIC_DEFAULT_OPUS_MODEL": "x"}) == "x"
-    row = model_table.Row("claude-haiku-5-5", choose_alias("claude-haiku-5-5", {}))
+    row = model_table.explain("claude-haiku-5-5", REMOTE)
     assert "Claude Code sends claude-haiku-5-5 for haiku.\n" in model_table.row_text(row, "haiku")

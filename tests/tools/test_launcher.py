@@ -34,7 +34,8 @@ from claude_proxy.tools.claude_environment import (
     settings_text,
     without_ours,
 )
-from claude_proxy.tools.launcher import Answerer, ClaudeSettings, Launch, LaunchError
+from claude_proxy.tools.launcher import ClaudeSettings, Launch, LaunchError
+from claude_proxy.tools.model_table import Row
 
 URL = "http://127.0.0.1:8765"
 CLAUDE = describe_alias("claude")
@@ -463,7 +464,7 @@ def test_files_that_cannot_be_read_say_nothing(tmp_path: Path) -> None:
 SETTINGS = Settings("https://redcap.example.edu/api/", redcap_api_token=Secret(TOKEN))
 
 
-def answerer(model: str | None = None) -> Answerer:
+def answerer(model: str | None = None) -> Row:
     return launcher.find_answerer(model, SETTINGS, {}, {}, None)
 
 
@@ -531,7 +532,7 @@ def test_settings_that_cannot_be_outranked_are_named(
     ],
 )
 def test_the_line_that_says_who_answers(model: str, encoding: str | None, line: str) -> None:
-    assert answerer(model).line(SETTINGS, encoding) == line
+    assert launcher.answerer_line(answerer(model), SETTINGS, encoding) == line
 
 
 def test_the_token_is_the_proxys_or_the_users() -> None:
