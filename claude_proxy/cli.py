@@ -6,14 +6,15 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from claude_proxy import __version__
 from claude_proxy.errors import CommandFailed
+from claude_proxy.settings.values import port, seconds
 
 _OK, _FAILED = 0, 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -108,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    own, for_claude = _split(sys.argv[1:] if arguments is None else arguments)
+    own, for_claude = list(sys.argv[1:] if arguments is None else arguments), list[str]()
+    if own[:1] == ["run"]:
+        own[1:], for_claude = split_arguments(own[1:])
     options = _parser().parse_args(own, argparse.Namespace(for_claude=for_claude))
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
@@ -155,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--url", metavar="URL", help="REDCap's API address; it is asked for if not given")
     doctor.add_argument("--offline", action="store_true", help="leave out what needs the network")
     wait = "wait so long for each answer of a model (default: 60)"
-    doctor.add_argument("--timeout", type=_patience, default=60.0, metavar="SECONDS", help=wait)
+    doctor.add_argument("--timeout", type=_checked(seconds(1, 7200)), default=60.0, metavar="SECONDS", help=wait)
     models.add_argument("name", metavar="NAME", nargs="?", help="explain this name only; claude's short names do, too")
     demo.add_argument(
         "--backend",
@@ -170,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     for each in (serve, doctor, models):
         each.add_argument("--config", metavar="PATH", help="the configuration file (default: ./claude-proxy.toml)")
     for each in (serve, demo):
-        each.add_argument("--port", type=_port, metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)")
+        each.add_argument(
+            "--port", type=_checked(port), metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)"
+        )
     return parser
 
 
@@ -188,14 +193,6 @@ def _add_options_of_claude(run: argparse.ArgumentParser, env: argparse.ArgumentP
         help="write Claude Code's settings there instead (default: ~/.claude/settings.json); - prints them",
     )
     env.add_argument("--model", metavar="NAME", help="the model whose sizes to tell (default: as Claude Code chooses)")
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is for us, and what is for claude."""
-    if not arguments or arguments[0] != "run":
-        return list(arguments), []
-    own, for_claude = split_arguments(arguments[1:])
-    return ["run", *own], for_claude
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -223,17 +220,13 @@ def _http_url(text: str) -> str:
     return text
 
 
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: it must be a number from 0 (any free port) to 65535")
-    return int(text)
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser of a setting, as one of an option."""
 
+    def parse_option(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be used: {error}") from None
 
-def _patience(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 7200:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time: it must be a number of seconds from 1 to 7200")
-    return seconds
+    return parse_option

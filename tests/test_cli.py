@@ -880,7 +880,7 @@ def test_run_keeps_the_terminal_clean_and_tells_of_failures_afterwards(
     assert claude.said["status"] >= 500
     first, last, summary, line = done.stderr.splitlines()
     assert (first + "\n", last) == (LINE, "last")
-    assert summary == "claude-proxy: 1 warnings while claude ran; the last of them:"
+    assert summary == "claude-proxy: warnings while Claude Code ran: 1. The last of them:"
     assert 'route="POST /v1/messages"' in line
 
 

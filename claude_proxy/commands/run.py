@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import threading
@@ -14,6 +15,8 @@ from claude_proxy.settings import dotenv, sources
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import find_option
+
+_MOST_SHOWN = 5  # warnings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     token = launcher.client_token(configured, os.environ, claude.env, own)
     asked = find_option(arguments, "--model")
     answerer = launcher.find_answerer(asked, configured, os.environ, claude.env, claude.model)
-    kept = launcher.Kept()
+    kept = io.StringIO()  # the terminal is claude's until it has ended
     log = launcher.open_log(options.log) if options.log else None
     journal = Journal(configured.log_level if log else "warning", configured.log_format, log or kept)
     server = listen(launcher.private_settings(configured, token), journal)
@@ -42,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     for sentence in (*configured.warnings, *launch.sentences, line):
         print(f"claude-proxy: {sentence}", file=sys.stderr, flush=True)
     code = launcher.run_claude(launch.command, launch.environ)
-    if kept.count:
-        print(f"claude-proxy: {kept.count} warnings while claude ran; the last of them:", file=sys.stderr)
-        print("\n".join(kept.lines), file=sys.stderr)
+    if lines := kept.getvalue().splitlines():
+        print(f"claude-proxy: warnings while Claude Code ran: {len(lines)}. The last of them:", file=sys.stderr)
+        print("\n".join(lines[-_MOST_SHOWN:]), file=sys.stderr)
     return code

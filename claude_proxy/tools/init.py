@@ -131,7 +131,7 @@ def _ask_until_right(console: Console, name: str, ask: Callable[[str], str], que
             return parse(name, answer)
         except ValueError as error:
             console.say(f"This cannot be used: {error}.")
-    raise InitError("That was no answer that can be used. Nothing was written.")
+    raise InitError("None of these answers can be used. Nothing was written.")
 
 
 def _settle(console: Console, name: str, new: str, known: str) -> None:

@@ -8,7 +8,6 @@ terminal back.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -17,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from claude_proxy.errors import CommandFailed
@@ -175,22 +174,6 @@ def private_settings(settings: Settings, token: str) -> Settings:
     )
 
 
-class Kept(io.StringIO):
-    """Where a journal writes while the terminal is claude's: the last lines, for when it has ended."""
-
-    def __init__(self, most: int = 5) -> None:
-        super().__init__()
-        self.count = 0
-        self.lines: deque[str] = deque(maxlen=most)
-
-    def write(self, text: str, /) -> int:
-        """Keep a line."""
-        if line := text.strip():
-            self.lines.append(line)
-            self.count += 1
-        return len(text)
-
-
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
@@ -291,13 +274,13 @@ def run_claude(command: Sequence[str], environ: Mapping[str, str]) -> int:
     Raises:
         LaunchError: it cannot be started.
     """
-    with _Signals() as signals:
+    to_pass: deque[int] = deque()
+    with _signals_noted(to_pass):
         try:
             process = subprocess.Popen(command, env=dict(environ))  # noqa: S603 - the user's own program and arguments
         except (OSError, ValueError) as error:
             raise LaunchError(f"{command[0]} cannot be started: {_reason(error)}.", NOT_STARTABLE) from None
-        signals.pass_to(process)
-        code = _wait(process)
+        code = _wait(process, to_pass)
     return 128 - code if code < 0 else code
 
 
@@ -306,52 +289,35 @@ _FOR_US = ("SIGTERM", "SIGHUP")
 _OF_CLAUDE = "SIGCHLD"  # it has ended, or stopped: handled, if only by doing nothing, or it would wake nobody
 
 
-class _Signals:
-    """While claude runs, its terminal's signals are its own, and ours are passed on."""
+@contextmanager
+def _signals_noted(to_pass: deque[int]) -> Iterator[None]:
+    """While claude runs, its terminal's signals are its own, and ours are noted, to be passed on."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._early: list[int] = []
-        self._before: dict[int, Any] = {}
+    def note(number: int, _frame: FrameType | None) -> None:
+        if signal.Signals(number).name in _FOR_US:
+            to_pass.append(number)
 
-    def __enter__(self) -> Self:
-        for name in (*_OF_THE_TERMINAL, *_FOR_US, _OF_CLAUDE):
-            number = getattr(signal, name, None)
-            # What is ignored already (nohup) is left so, for claude inherits that; a handler it does not inherit.
-            if number is not None and (name == _OF_CLAUDE or signal.getsignal(number) is not signal.SIG_IGN):
-                self._before[number] = signal.signal(number, self._pass_on if name in _FOR_US else self._ignore)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    before = {}
+    for name in (*_OF_THE_TERMINAL, *_FOR_US, _OF_CLAUDE):
+        number = getattr(signal, name, None)
+        # What is ignored already (nohup) is left so, for claude inherits that; a handler it does not inherit.
+        if number is not None and (name == _OF_CLAUDE or signal.getsignal(number) is not signal.SIG_IGN):
+            before[number] = signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
-    def pass_to(self, process: subprocess.Popen[bytes]) -> None:
-        """Begin to pass signals on, with those that came before."""
-        self._process = process
-        for number in self._early:
-            self._pass_on(number, None)
 
-    def _ignore(self, _number: int, _frame: FrameType | None) -> None:
-        pass
-
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        if self._process is None:
-            self._early.append(number)
-        elif WINDOWS:
-            self._process.terminate()
-        else:
-            # Not `send_signal`, which would take the exit status away from whoever waits for it.
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _wait(process: subprocess.Popen[bytes], to_pass: deque[int]) -> int:
     if sys.platform == "win32":
         return process.wait()
     has_stopped = False
     with Wakeup() as wakeup:
         while True:
+            while to_pass:
+                os.kill(process.pid, to_pass.popleft())
             changed, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             if changed and not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
                 process.returncode = os.waitstatus_to_exitcode(status)
@@ -364,7 +330,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
                 os.kill(os.getpid(), signal.SIGSTOP)
                 os.kill(process.pid, signal.SIGCONT)
             else:
-                wakeup.wait()  # the next SIGCHLD ends it, or a signal that is for claude
+                wakeup.wait()  # any signal ends it
 
 
 def _reason(error: Exception) -> str:

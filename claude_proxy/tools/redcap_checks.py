@@ -253,7 +253,7 @@ def _try_alias(site: Site, exchange: Exchange, row: Row) -> tuple[Finding, bool]
             return Finding(check, "failed", message), False
         return Finding(check, "warning", f"{message} Only who asks for {row.name} by name needs it."), False
     except ClientGone:
-        return Finding(check, "skipped", "not tried to the end"), False
+        return Finding(check, "skipped", "stopped before it was finished"), False
     return judge_errand(check, row.name, outcome, time.monotonic() - began), True
 
 
@@ -266,7 +266,7 @@ def _check_entities(site: Site, answered: Sequence[Row]) -> Finding:
         if decodes is not None:
             return judge_decoding(decodes=decodes, assumed=assumed)
     setting = f"REDCAP_DECODES_ENTITIES={str(assumed).lower()}"
-    message = f"could not be told: no alias repeated a text exactly. {setting} is assumed."
+    message = f"could not be determined: no alias repeated a text exactly. {setting} is assumed."
     return Finding("entities", "warning", message)
 
 
@@ -382,7 +382,7 @@ def judge_errand(check: str, name: str, outcome: Outcome, seconds: float) -> Fin
 
 def _gave_up(row: Row, patience: float) -> str:
     return (
-        f"no answer within {patience:g} s, which is as long as is waited here. The model may be slow (--timeout waits "
+        f"no answer within {patience:g} s, the longest that doctor waits. The model may be slow (--timeout waits "
         f"longer), or {row.choice.alias.name!r} is no alias of this server: it was chosen by {row.choice.rule}."
     )
 

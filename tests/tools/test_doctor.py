@@ -204,7 +204,7 @@ def test_an_alias_that_never_answers(redcap: Redcap) -> None:
     found = network(settings_for(redcap), patience=5.0)
     end.set()
     assert found["alias gpt-4o"].status == "failed"
-    assert "no answer within 5 s, which is as long as is waited here" in found["alias gpt-4o"].message
+    assert "no answer within 5 s, the longest that doctor waits" in found["alias gpt-4o"].message
     assert found["alias claude"].status == "ok"
 
 
@@ -256,7 +256,7 @@ def test_a_module_that_does_not_decode(redcap: Redcap) -> None:
 def test_a_model_that_repeats_nothing(redcap: Redcap) -> None:
     redcap.let_answer(lambda _: CALL)
     finding = network(settings_for(redcap))["entities"]
-    assert (finding.status, finding.message[:17]) == ("warning", "could not be told")
+    assert (finding.status, finding.message[:23]) == ("warning", "could not be determined")
 
 
 ECHOES = [

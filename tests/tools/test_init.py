@@ -67,7 +67,7 @@ REFUSALS: list[tuple[Callable[[str], tuple[str, ...]], str]] = [
     (lambda url: (url,), "There was no answer"),
     (lambda url: (url, "y", COLLEAGUES_TOKEN, ""), "left as it is"),
     (lambda url: (url, "y", "0" * 32, "y", ""), "Nothing was written"),
-    (lambda url: ("nonsense",) * 5, "no answer that can be used"),
+    (lambda url: ("nonsense",) * 5, "None of these answers can be used"),
 ]
 
 

@@ -574,13 +574,6 @@ def test_claude_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert caught.value.code == launcher.NOT_FOUND
 
 
-def test_the_last_lines_are_kept() -> None:
-    kept = launcher.Kept(most=2)
-    for line in ("one", "two", "three"):
-        print(line, file=kept, flush=True)
-    assert (kept.count, list(kept.lines)) == (3, ["two", "three"])
-
-
 # --- The proxy's address ----------------------------------------------------------------------------------------------
 
 
