@@ -513,7 +513,7 @@ def test_a_malformed_file_is_named_with_its_line(starter: Starter) -> None:
     assert "line 2" in message
 
 
-def test_a_port_in_use(starter: Starter) -> None:
+def test_a_port_in_use_is_explained(starter: Starter) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         message = starter.refuse(env={**URL, "LISTEN_PORT": port}, code=FAILED)
@@ -521,20 +521,20 @@ def test_a_port_in_use(starter: Starter) -> None:
     assert "another program listens there" in message
 
 
-def test_an_address_of_another_machine(starter: Starter) -> None:
+def test_an_address_of_another_machine_is_explained(starter: Starter) -> None:
     message = starter.refuse(env={**URL, "LISTEN_HOST": "192.0.2.1"}, code=FAILED)
     assert "LISTEN_HOST=192.0.2.1" in message
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["demo", "--port", "x"], ["--nonsense"], ["serve", "extra"]])
-def test_wrong_usage(starter: Starter, arguments: list[str]) -> None:
+def test_wrong_usage_is_refused(starter: Starter, arguments: list[str]) -> None:
     done = starter.run(*arguments, env=URL)
     assert done.returncode == MISUSED
     assert "usage: claude-proxy" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_help_and_version(starter: Starter) -> None:
+def test_help_and_version_are_shown(starter: Starter) -> None:
     assert starter.run("--version").stdout == f"claude-proxy {__version__}\n"
     told = starter.run("--help")
     assert told.returncode == OK
@@ -573,21 +573,21 @@ def test_demo_takes_a_port(starter: Starter) -> None:
 
 
 @pytest.mark.parametrize("port", ["99999", "-1"])
-def test_demo_refuses_a_port_that_is_none(starter: Starter, port: str) -> None:
+def test_demo_refuses_an_invalid_port(starter: Starter, port: str) -> None:
     with starter.running("demo", "--port", port) as process:
         _, errors = process.communicate()
     assert process.returncode == MISUSED
     assert "65535" in errors
 
 
-def test_demo_refuses_a_backend_that_is_no_address(starter: Starter) -> None:
+def test_demo_refuses_an_invalid_backend(starter: Starter) -> None:
     done = starter.run("demo", "--backend", "localhost:11434")
     assert done.returncode == MISUSED
     assert "Traceback" not in done.stderr
     assert "'localhost:11434' is not an address" in done.stderr
 
 
-def test_demo_with_a_real_model_behind_it(starter: Starter) -> None:
+def test_demo_lets_a_real_model_answer(starter: Starter) -> None:
     asked: list[dict[str, Any]] = []
 
     class Backend(BaseHTTPRequestHandler):
@@ -896,7 +896,7 @@ def test_run_can_write_a_log(redcap: Redcap, starter: Starter, claude: FakeClaud
 
 
 @pytest.mark.slow
-def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+def test_run_uses_the_users_own_token(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     redcap.queue("Yes.")
     env = claude.environment(redcap, ASK, REDCAP_API_TOKEN="")
     assert "there is no token" in starter.refuse("run", env=env)
@@ -905,7 +905,7 @@ def test_run_with_the_users_own_token(redcap: Redcap, starter: Starter, claude: 
 
 
 @pytest.mark.slow
-def test_run_without_claude(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
+def test_run_says_how_to_install_claude(redcap: Redcap, starter: Starter, claude: FakeClaude) -> None:
     env = claude.environment(redcap, "")
     assert "https://claude.ai/install.sh" in starter.refuse("run", env={**env, "PATH": "/nowhere"}, code=127)
     assert "CLAUDE=/nowhere" in starter.refuse("run", env={**env, "CLAUDE": "/nowhere"}, code=127)
@@ -980,7 +980,7 @@ HEAR_ALL = "signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())"
         (f"signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), 9)); {WAIT}", 128 + signal.SIGKILL),
     ],
 )
-def test_run_passes_a_request_to_end_on(
+def test_run_passes_sigterm_on_to_claude(
     redcap: Redcap, starter: Starter, checkout: Path, claude: FakeClaude, code: str, exit_code: int, *, unseen: bool
 ) -> None:
     env = claude.environment(redcap, f"{HEAR_ALL}; {code}")
@@ -1037,7 +1037,7 @@ def test_when_claude_stops_itself_so_do_we(redcap: Redcap, starter: Starter, cla
 OURS = {**URL, "REDCAP_API_TOKEN": TOKEN, "LISTEN_PORT": "8765"}
 
 
-def test_env_is_for_eval(starter: Starter) -> None:
+def test_env_prints_lines_for_eval(starter: Starter) -> None:
     script = f'eval "$({shlex.join([*starter.command, "env"])})" && /usr/bin/env -0'
     env = starter.environment({**OURS, "ANTHROPIC_API_KEY": "sk", "NO_PROXY": "a.org"})
     done = subprocess.run(
@@ -1189,7 +1189,7 @@ def test_models_shows_the_table_and_explains_a_name(starter: Starter) -> None:
 
 
 @pytest.mark.slow
-def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
+def test_init_works_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     def init(token: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*starter.command, "init", "--url", redcap.url],
@@ -1213,7 +1213,7 @@ def test_init_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
 
 
 @pytest.mark.slow
-def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
+def test_init_asks_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
     with Terminal(starter, "init") as terminal:
         terminal.read_until("API address")
         terminal.type(f"{redcap.url}\n")
@@ -1227,9 +1227,7 @@ def test_init_at_a_terminal(redcap: Redcap, starter: Starter) -> None:
 
 @pytest.mark.parametrize("at_the_token", [False, True])
 @pytest.mark.parametrize("unseen", [False, True])
-def test_ctrl_c_at_init_leaves_everything(
-    starter: Starter, checkout: Path, *, at_the_token: bool, unseen: bool
-) -> None:
+def test_ctrl_c_at_init_changes_nothing(starter: Starter, checkout: Path, *, at_the_token: bool, unseen: bool) -> None:
     with Terminal(starter, "init", command=unseen_signals(checkout) if unseen else ()) as terminal:
         terminal.read_until("such as https://redcap.example.edu/api/: ")
         if at_the_token:

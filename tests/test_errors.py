@@ -66,7 +66,7 @@ FAILURES: list[tuple[ProxyError, int, str, dict[str, str], str]] = [
     FAILURES,
     ids=[type(failure[0]).__name__ for failure in FAILURES],
 )
-def test_what_the_client_is_told(
+def test_the_client_is_told_status_type_and_whether_to_retry(
     failure: ProxyError, status: int, kind: str, headers: dict[str, str], stream_type: str
 ) -> None:
     assert (failure.status, failure.type, failure.headers) == (status, kind, headers)
@@ -89,7 +89,7 @@ def test_a_wait_is_one_that_claude_code_obeys(failure: type[ProxyError]) -> None
 
 
 @pytest.mark.parametrize("failure", [SettingsError, ClientGone])
-def test_what_no_client_is_told_is_no_such_failure(failure: type[Exception]) -> None:
+def test_failures_that_no_client_is_told_of_are_no_proxy_errors(failure: type[Exception]) -> None:
     assert not issubclass(failure, ProxyError)
 
 

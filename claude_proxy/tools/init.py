@@ -1,8 +1,8 @@
 """`claude-proxy init`: asks for REDCap's address and the token, tries them, and writes them into `.env`.
 
 Until the very end nothing is touched, and the end is one replacement of a file: whoever stops, by Ctrl-C or by an
-answer, finds everything as it was. The other lines of a file that is there stay as they are, to the byte. The terminal
-comes in as a `Console`, so that all of this can be told to a test.
+answer, finds everything as it was. The other lines of an existing file stay as they are, to the byte. The terminal is
+handed in as a `Console`, so that tests can answer.
 """
 
 from __future__ import annotations
@@ -24,40 +24,22 @@ _SETTINGS = {setting.name: setting for setting in TABLE}
 _ATTEMPTS = 5
 
 
-class InitError(CommandFailed):
-    """Nothing was written; the message says why and what to do."""
-
-
 @dataclass(frozen=True)
 class Console:
-    """Who answers the questions.
+    """Who answers the questions. Where nobody can be asked, the token is read and everything else must be given."""
 
-    Attributes:
-        asks: whether somebody is there to be asked; if not, the token is read and everything else must be given.
-        ask: shows a question and returns the answer; raises EOFError where there is none.
-        ask_hidden: likewise for what nobody may see.
-        say: shows a line.
-        show: shows a finding.
-    """
-
-    asks: bool
-    ask: Callable[[str], str]
-    ask_hidden: Callable[[str], str]
+    asks: bool  # whether somebody can be asked
+    ask: Callable[[str], str]  # raises EOFError where there is no answer
+    ask_hidden: Callable[[str], str]  # likewise, for what nobody may see
     say: Callable[[str], None]
     show: Callable[[Finding], None]
 
 
 def begin(console: Console, environ: Mapping[str, str], folder: Path, url: str | None = None) -> None:
-    """Ask, check, write.
-
-    Args:
-        console: who is asked.
-        environ: the environment; it wins over the file, so what it says is told.
-        folder: where `.env` lies or will lie.
-        url: REDCap's address, where it is known already.
+    """Ask, check, write `.env` in a folder; `url` is REDCap's address, where it is known already.
 
     Raises:
-        InitError: nothing was written.
+        CommandFailed: nothing was written.
         SettingsError: the file that is there, or another setting, cannot be used.
     """
     path = folder / ".env"
@@ -72,7 +54,7 @@ def begin(console: Console, environ: Mapping[str, str], folder: Path, url: str |
         settings = load({**others, **new}, folder)
         _check(console, settings, new[TOKEN])
     except EOFError:
-        raise InitError("There was no answer. Nothing was written.") from None
+        raise CommandFailed("There was no answer. Nothing was written.") from None
     write(path, new)
     console.say(f"Wrote {path}, which only you can read.")
     if lies_in_repository(path):
@@ -99,7 +81,7 @@ def _ask_for_url(console: Console, known: str, given: str | None) -> str:
     if given is not None:
         return _parse_given(URL, given, f"--url={given!r}")
     if not console.asks:
-        raise InitError("There is no terminal to ask at: give --url, and the token on standard input.", 2)
+        raise CommandFailed("There is no terminal to ask at: give --url, and the token on standard input.", 2)
     hint = f" [{known}]" if known else f", such as {_SETTINGS[URL].example}"
     console.say("REDCap shows the address and the token under API, in the menu of a project.")
     return _ask_until_right(console, URL, console.ask, f"REDCap's API address{hint}: ", known)
@@ -111,7 +93,7 @@ def _ask_for_token(console: Console, known: str) -> str:
         return _ask_until_right(console, TOKEN, console.ask_hidden, f"API token (not shown){hint}: ", known)
     token = console.ask_hidden("")
     if not token.strip():
-        raise InitError("There is no token on standard input. Nothing was written.", 2)
+        raise CommandFailed("There is no token on standard input. Nothing was written.", 2)
     return _parse_given(TOKEN, token, "The token on standard input")
 
 
@@ -119,7 +101,7 @@ def _parse_given(name: str, text: str, what: str) -> str:
     try:
         return parse(name, text.strip())
     except ValueError as error:
-        raise InitError(f"{what} cannot be used: {error}. Nothing was written.", 2) from None
+        raise CommandFailed(f"{what} cannot be used: {error}. Nothing was written.", 2) from None
 
 
 def _ask_until_right(console: Console, name: str, ask: Callable[[str], str], question: str, known: str) -> str:
@@ -131,7 +113,7 @@ def _ask_until_right(console: Console, name: str, ask: Callable[[str], str], que
             return parse(name, answer)
         except ValueError as error:
             console.say(f"This cannot be used: {error}.")
-    raise InitError("None of these answers can be used. Nothing was written.")
+    raise CommandFailed("None of these answers can be used. Nothing was written.")
 
 
 def _settle(console: Console, name: str, new: str, known: str) -> None:
@@ -140,9 +122,9 @@ def _settle(console: Console, name: str, new: str, known: str) -> None:
         return
     what = f"another {name}" if _SETTINGS[name].secret else f"{name}={known}"
     if not console.asks:
-        raise InitError(f".env has {what}, which is not overwritten without asking. Remove that line first.")
+        raise CommandFailed(f".env has {what}, which is not overwritten without asking. Remove that line first.")
     if not _agrees(console, f".env has {what}. Replace it?"):
-        raise InitError(f"{name} was left as it is. Nothing was written.")
+        raise CommandFailed(f"{name} was left as it is. Nothing was written.")
 
 
 def _agrees(console: Console, question: str) -> bool:
@@ -159,9 +141,9 @@ def _check(console: Console, settings: Settings, token: str) -> None:
         if finding.check == "token":
             break
     if failure and not console.asks:
-        raise InitError(f"{failure} Nothing was written.")
+        raise CommandFailed(f"{failure} Nothing was written.")
     if failure and not _agrees(console, "Write .env all the same?"):
-        raise InitError("Nothing was written.")
+        raise CommandFailed("Nothing was written.")
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -171,14 +153,14 @@ def write(path: Path, values: Mapping[str, str]) -> None:
     """Set variables in a `.env` file, for its owner's eyes only; all its other lines stay.
 
     Raises:
-        InitError: it cannot be written, or would not be read as it was meant.
+        CommandFailed: it cannot be written, or would not be read as it was meant.
     """
     try:
         before = path.read_bytes() if path.exists() else b""
         replace_file(path, merged(before.decode("utf-8"), values).encode())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InitError(f"{path} was left as it is: {reason}.") from None
+        raise CommandFailed(f"{path} was left as it is: {reason}.") from None
 
 
 def merged(text: str, values: Mapping[str, str]) -> str:

@@ -125,28 +125,21 @@ def managed_path(environ: Mapping[str, str]) -> Path:
 
 def load_claude_settings(arguments: Sequence[str], environ: Mapping[str, str], folder: Path) -> ClaudeSettings:
     """Read the settings files that Claude Code will read; like Claude Code, ignore one that cannot be read."""
-    files = [settings_path(environ), folder / ".claude" / "settings.json", folder / ".claude" / "settings.local.json"]
-    texts = [_text_of(path) for path in files]
+    sources: list[str | Path] = [settings_path(environ)]
+    sources += [folder / ".claude" / name for name in ("settings.json", "settings.local.json")]
     given = find_option(arguments, "--settings")
     if given:
-        texts.append(given if given.lstrip().startswith("{") else _text_of(folder / given))
-    layers = [_parse(text) for text in (*texts, _text_of(managed_path(environ)))]
+        sources.append(given if given.lstrip().startswith("{") else folder / given)
+    layers = [_read_leniently(source) for source in (*sources, managed_path(environ))]
     env = {name: text for layer in layers for name, text in layer.get("env", {}).items()}
     permissions = [layer["permissions"] for layer in layers if isinstance(layer.get("permissions"), dict)]
     return ClaudeSettings(env, _last(layers, "model"), _last(permissions, "defaultMode"), layers[-1].get("env", {}))
 
 
-def _text_of(path: Path) -> str:
+def _read_leniently(source: str | Path) -> dict[str, Any]:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError):
-        return ""
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        return read_settings(text)
-    except SettingsConflict:
+        return read_settings(source) if isinstance(source, str) else load_settings_file(source)
+    except (SettingsConflict, LaunchError):
         return {}
 
 

@@ -68,7 +68,7 @@ def nothing_is_left_over() -> Iterator[None]:
 # --- The way to a model -----------------------------------------------------------------------------------------------
 
 
-def test_all_is_well(redcap: Redcap) -> None:
+def test_doctor_finds_all_well_with_a_healthy_redcap(redcap: Redcap) -> None:
     redcap.let_answer(obedient)
     found = network(settings_for(redcap))
     aliases = {f"alias {alias}" for alias in ("claude", "gpt-4o", "o3-mini", "o1", "gpt-4.1", "deepseek")}
@@ -84,7 +84,7 @@ def no_such_path(received: Received) -> CannedResponse:
     return CannedResponse(404, "<html>Not Found</html>", "text/html")
 
 
-def test_every_server_is_gone_to(redcap: Redcap) -> None:
+def test_every_server_is_checked(redcap: Redcap) -> None:
     redcap.let_answer(obedient)
     redcap.aliases = frozenset({"claude", "my-alias"})
     settings = settings_for(
@@ -113,7 +113,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize(("intercept", "check", "words"), PAGES)
-def test_a_page_in_place_of_redcap(redcap: Redcap, intercept: Any, check: str, words: str) -> None:
+def test_a_page_in_place_of_redcap_is_recognized(redcap: Redcap, intercept: Any, check: str, words: str) -> None:
     redcap.intercept = intercept
     broken_at(network(settings_for(redcap)), check, words)
 
@@ -128,18 +128,18 @@ def broken_at(found: Mapping[str, Finding], check: str, words: str) -> None:
     assert not any(each.startswith("alias ") for each in found)
 
 
-def test_a_wrong_token(redcap: Redcap) -> None:
+def test_a_wrong_token_of_the_proxy_is_found(redcap: Redcap) -> None:
     """The proxy's own goes before what a client would bring."""
     found = network(Settings(redcap_api_url=redcap.url, redcap_api_token=Secret("0" * 32)))
     broken_at(found, "token", "REDCap refused the token")
     assert found["REDCap"].status == "ok"
 
 
-def test_a_wrong_token_of_ones_own(redcap: Redcap) -> None:
+def test_a_wrong_token_of_the_user_is_found(redcap: Redcap) -> None:
     broken_at(network(Settings(redcap_api_url=redcap.url), token="0" * 32), "token", "REDCap refused the token")
 
 
-def test_no_token(redcap: Redcap) -> None:
+def test_without_a_token_the_rest_is_skipped_and_nothing_fails(redcap: Redcap) -> None:
     """A proxy that is shared has none: that is no failure, but nothing behind it can be tried."""
     found = network(Settings(redcap_api_url=redcap.url), token=None)
     assert statuses(found)["REDCap"] == "ok"
@@ -148,7 +148,7 @@ def test_no_token(redcap: Redcap) -> None:
     assert doctor.is_well(list(found.values()))
 
 
-def test_a_missing_module(redcap: Redcap) -> None:
+def test_a_missing_module_is_found(redcap: Redcap) -> None:
     redcap.prefix = "another_chat"
     broken_at(network(settings_for(redcap)), "module", "REDCAP_MODULE_PREFIX=secure_chat_ai")
 
@@ -163,7 +163,7 @@ def test_an_older_framework_does_not_tell_its_version(redcap: Redcap) -> None:
     assert found["module"] == Finding("module", "ok", "secure_chat_ai is there; this REDCap does not tell its version")
 
 
-def test_facts_from_two_actions(redcap: Redcap) -> None:
+def test_what_one_action_does_not_tell_another_does(redcap: Redcap) -> None:
     def refuse(received: Received) -> CannedResponse | None:
         return CannedResponse(400, '{"error":"unknown"}') if received.fields.get("action") == "__info" else None
 
@@ -172,7 +172,7 @@ def test_facts_from_two_actions(redcap: Redcap) -> None:
     assert "version 1.0.0, framework 16; its actions: callAI" in network(settings_for(redcap))["module"].message
 
 
-def test_an_alias_that_is_not_configured(redcap: Redcap) -> None:
+def test_an_alias_that_is_not_configured_is_found(redcap: Redcap) -> None:
     redcap.let_answer(obedient)
     redcap.aliases = frozenset({"gpt-4o", "o1"})
     found = network(settings_for(redcap, model_map={"mine": "my-alias"}))
@@ -184,7 +184,7 @@ def test_an_alias_that_is_not_configured(redcap: Redcap) -> None:
     assert found["entities"].status == "ok"
 
 
-def test_no_alias_answers(redcap: Redcap) -> None:
+def test_entities_are_not_checked_if_no_alias_answers(redcap: Redcap) -> None:
     def fail(_: ModelRequest) -> str:
         raise ModelFailure("down")
 
@@ -192,7 +192,7 @@ def test_no_alias_answers(redcap: Redcap) -> None:
     assert network(settings_for(redcap))["entities"].status == "skipped"
 
 
-def test_an_alias_that_never_answers(redcap: Redcap) -> None:
+def test_an_alias_that_never_answers_is_given_up(redcap: Redcap) -> None:
     end = threading.Event()
 
     def think(request: ModelRequest) -> str:
@@ -208,7 +208,7 @@ def test_an_alias_that_never_answers(redcap: Redcap) -> None:
     assert found["alias claude"].status == "ok"
 
 
-def test_whoever_leaves_does_not_wait(redcap: Redcap) -> None:
+def test_leaving_early_does_not_wait_for_the_aliases(redcap: Redcap) -> None:
     end = threading.Event()
 
     def think(request: ModelRequest) -> str:
@@ -227,7 +227,7 @@ def test_whoever_leaves_does_not_wait(redcap: Redcap) -> None:
     end.set()
 
 
-def test_an_alias_that_calls_nothing_or_sloppily(redcap: Redcap) -> None:
+def test_an_alias_that_calls_nothing_or_sloppily_gets_a_warning(redcap: Redcap) -> None:
     said = {"claude": "I am ready.", "gpt-4o": CALL.replace("ready", "steady"), "o1": CALL.replace("report", "no")}
 
     def model(request: ModelRequest) -> str:
@@ -241,7 +241,7 @@ def test_an_alias_that_calls_nothing_or_sloppily(redcap: Redcap) -> None:
     assert {found[f"alias {alias}"].status for alias in ("claude", "gpt-4o")} == {"warning"}
 
 
-def test_a_module_that_does_not_decode(redcap: Redcap) -> None:
+def test_a_wrong_setting_for_entities_is_found(redcap: Redcap) -> None:
     redcap.let_answer(obedient)
     redcap.decode_entities = False
     finding = network(settings_for(redcap))["entities"]
@@ -253,7 +253,7 @@ def test_a_module_that_does_not_decode(redcap: Redcap) -> None:
     assert finding.message.endswith("Set REDCAP_DECODES_ENTITIES=true.")
 
 
-def test_a_model_that_repeats_nothing(redcap: Redcap) -> None:
+def test_entities_stay_unknown_if_no_model_repeats_the_text(redcap: Redcap) -> None:
     redcap.let_answer(lambda _: CALL)
     finding = network(settings_for(redcap))["entities"]
     assert (finding.status, finding.message[:23]) == ("warning", "could not be determined")
@@ -272,24 +272,24 @@ ECHOES = [
 
 
 @pytest.mark.parametrize(("reply", "decoded"), ECHOES)
-def test_what_an_echo_tells(reply: str, decoded: bool | None) -> None:
+def test_an_echo_tells_whether_entities_were_decoded(reply: str, decoded: bool | None) -> None:
     assert redcap_checks.judge_echo(reply) is decoded
 
 
 # --- The network ------------------------------------------------------------------------------------------------------
 
 
-def test_no_such_name() -> None:
+def test_a_name_that_does_not_exist_is_found() -> None:
     found = network(Settings(redcap_api_url="https://redcap.invalid/api/"))
     broken_at(found, "name", "The name redcap.invalid cannot be resolved")
 
 
-def test_nobody_listens() -> None:
+def test_a_port_where_nobody_listens_is_found() -> None:
     url = f"http://127.0.0.1:{faults.closed_port()}/api/"
     broken_at(network(Settings(redcap_api_url=url)), "connection", "could not be reached")
 
 
-def test_a_port_without_tls(redcap: Redcap) -> None:
+def test_a_port_without_tls_is_found(redcap: Redcap) -> None:
     url = redcap.url.replace("http:", "https:")
     broken_at(network(Settings(redcap_api_url=url)), "TLS", "does not speak TLS")
 
@@ -299,7 +299,7 @@ def authority() -> trustme.CA:
     return trustme.CA(organization_name="Example University")
 
 
-def test_a_certificate_that_nobody_knows(authority: trustme.CA) -> None:
+def test_a_certificate_of_an_unknown_authority_is_found(authority: trustme.CA) -> None:
     with faults.Server(faults.keep_answering, tls=faults.certified(authority)) as server:
         url = f"https://localhost:{server.port}/api/"
         broken_at(network(Settings(redcap_api_url=url)), "TLS", "by an authority that this machine does not know")
@@ -308,7 +308,7 @@ def test_a_certificate_that_nobody_knows(authority: trustme.CA) -> None:
 VERSION = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\n15.5.0"
 
 
-def test_tls_is_told_in_a_sentence(authority: trustme.CA, tmp_path: Path) -> None:
+def test_tls_is_described_in_a_sentence(authority: trustme.CA, tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with faults.Server(faults.answering(VERSION), tls=faults.certified(authority)) as server:
         bundle = str(tmp_path / "ca.pem")
@@ -319,14 +319,14 @@ def test_tls_is_told_in_a_sentence(authority: trustme.CA, tmp_path: Path) -> Non
     assert found["REDCap"].message.startswith("version 15.5.0")
 
 
-def test_a_proxy_that_makes_no_tunnel() -> None:
+def test_a_proxy_that_refuses_the_tunnel_is_found() -> None:
     with faults.Server(faults.answering(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")) as server:
         proxy = Secret(f"http://127.0.0.1:{server.port}")
         found = network(Settings(redcap_api_url="https://redcap.example.edu/api/", https_proxy=proxy))
     broken_at(found, "connection", "Ask whoever runs the proxy to allow it")
 
 
-def test_a_certificate_that_ends_soon() -> None:
+def test_a_certificate_that_expires_soon_gets_a_warning() -> None:
     certificate = {"notAfter": "Jan 10 00:00:00 2027 GMT", "issuer": ((("commonName", "Someone"),),)}
     then = 1_799_539_200  # 2027-01-10
     finding = redcap_checks.judge_certificate(certificate, "TLS 1.2", then - 3 * 86400)
@@ -335,7 +335,7 @@ def test_a_certificate_that_ends_soon() -> None:
     assert redcap_checks.judge_certificate(certificate, "TLS 1.2", then - 30 * 86400).status == "ok"
 
 
-def test_a_forward_proxy_that_is_none() -> None:
+def test_an_unusable_forward_proxy_is_found() -> None:
     settings = Settings(redcap_api_url="http://redcap.example.edu/api/", http_proxy=Secret("socks5://x"))
     found = network(settings)
     assert found["name"].status == "failed"
@@ -354,7 +354,7 @@ def test_a_forward_proxy_that_is_none() -> None:
         ({"module-version": "2.1"}, "ok", "chat, version 2.1"),
     ],
 )
-def test_what_a_module_tells(facts: dict[str, Any], status: str, words: str) -> None:
+def test_a_module_is_judged_by_what_it_tells(facts: dict[str, Any], status: str, words: str) -> None:
     finding = redcap_checks.judge_module("chat", facts)
     assert finding.status == status
     assert finding.message.startswith(words)
@@ -379,7 +379,7 @@ def examine(folder: Path, environ: Mapping[str, str]) -> dict[str, Finding]:
     return {finding.check: finding for finding in doctor.examine(all_of_it, folder, offline=True)}
 
 
-def test_where_settings_come_from(home: Path) -> None:
+def test_doctor_shows_where_settings_come_from(home: Path) -> None:
     (home / ".env").write_text(f"REDCAP_API_TOKEN={TOKEN}\nMAX_CALLS=7\nREDCAP_TOKEN=x\nOTHER=y\nUPSTREAM_TIMOUT=3\n")
     found = examine(home, {**URL, "MAX_CALLS": "8", "REDCAP_CA": "x", "https_proxy": "http://u:secret@p:1"})
     assert found["REDCAP_API_URL"].message == "https://redcap.example.edu/api/ (from the environment)"
@@ -396,7 +396,7 @@ def test_where_settings_come_from(home: Path) -> None:
     assert {found[check].status for check in CHECKS} == {"skipped"}
 
 
-def test_settings_that_cannot_be_used(home: Path) -> None:
+def test_unusable_settings_are_reported_and_the_rest_is_skipped(home: Path) -> None:
     found = examine(home, {})
     assert found["settings"].status == "failed"
     assert "REDCAP_API_URL is not set" in found["settings"].message
@@ -404,12 +404,12 @@ def test_settings_that_cannot_be_used(home: Path) -> None:
     assert not doctor.is_well(list(found.values()))
 
 
-def test_a_file_that_is_none(home: Path) -> None:
+def test_a_malformed_dotenv_file_is_reported(home: Path) -> None:
     (home / ".env").write_text("nonsense")
     assert "line 1" in examine(home, URL)["settings"].message
 
 
-def test_the_port(start_proxy: StartProxy) -> None:
+def test_the_port_is_free_or_taken_by_a_proxy_or_by_another_program(start_proxy: StartProxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         finding = doctor.check_port(Settings("http://x/", listen_port=port))
@@ -425,7 +425,7 @@ def test_the_port(start_proxy: StartProxy) -> None:
     assert "a claude-proxy " in finding.message
 
 
-def test_listening_is_explained() -> None:
+def test_failures_to_listen_are_explained() -> None:
     assert "special rights" in explain_listening(OSError(errno.EACCES, ""))
     assert "not one of this machine" in explain_listening(OSError(errno.EADDRNOTAVAIL, ""))
 
@@ -437,7 +437,7 @@ def fake_claude(folder: Path, code: str) -> None:
     program.chmod(0o755)
 
 
-def test_claude_codes_version(home: Path) -> None:
+def test_claude_codes_version_is_shown(home: Path) -> None:
     environ = {"PATH": str(home / "bin")}
     assert doctor.check_claude(environ, {}).status == "warning"
     fake_claude(home, 'echo "2.1.330 (Claude Code)"')
@@ -465,7 +465,9 @@ INTERFERENCE: list[tuple[dict[str, str], ClaudeSettings, str, str, str]] = [
 
 
 @pytest.mark.parametrize(("environ", "claude", "check", "status", "words"), INTERFERENCE)
-def test_what_interferes(environ: dict[str, str], claude: ClaudeSettings, check: str, status: str, words: str) -> None:
+def test_whatever_keeps_claude_code_from_the_proxy_is_found(
+    environ: dict[str, str], claude: ClaudeSettings, check: str, status: str, words: str
+) -> None:
     (finding,) = doctor.check_interference(REMOTE, TOKEN, environ, claude)
     assert (finding.check, finding.status) == (check, status)
     assert words in finding.message
@@ -474,7 +476,7 @@ def test_what_interferes(environ: dict[str, str], claude: ClaudeSettings, check:
 # --- As text, as JSON -------------------------------------------------------------------------------------------------
 
 
-def test_lines_and_json() -> None:
+def test_findings_are_shown_as_lines_and_as_json() -> None:
     findings = [Finding("Python", "ok", "3.14"), Finding("na\x1b[me", "failed", "a\nb")]
     assert doctor.line(findings[0]) == "ok       Python                    3.14"
     assert doctor.line(findings[1], colour=True).startswith("\x1b[1;31mfailed \x1b[0m  na?[me ")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import COLLEAGUES_TOKEN, TOKEN, Redcap
 
-from claude_proxy.errors import SettingsError
+from claude_proxy.errors import CommandFailed, SettingsError
 from claude_proxy.settings.dotenv import read_dotenv
 from claude_proxy.tools import init
-from claude_proxy.tools.init import Console, InitError
+from claude_proxy.tools.init import Console
 
 
 class Talk:
@@ -36,7 +36,7 @@ def lines(folder: Path) -> list[str]:
     return (folder / ".env").read_text().splitlines()
 
 
-def test_a_new_file(redcap: Redcap, tmp_path: Path) -> None:
+def test_init_writes_a_new_file_for_its_owner_alone(redcap: Redcap, tmp_path: Path) -> None:
     talk = Talk("", "nonsense", redcap.url.removesuffix("/"), "with blanks", TOKEN)
     init.begin(talk.console, {}, tmp_path)
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
@@ -50,7 +50,7 @@ def test_a_new_file(redcap: Redcap, tmp_path: Path) -> None:
 THEIRS = f"# mine\r\n\r\nREDCAP_API_TOKEN='{TOKEN}'\r\nLOG_LEVEL = debug # why\r\nexport REDCAP_API_URL=http://old/api/"
 
 
-def test_other_lines_stay(redcap: Redcap, tmp_path: Path) -> None:
+def test_init_keeps_the_other_lines_of_a_file(redcap: Redcap, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     (tmp_path / ".env").chmod(0o644)
     talk = Talk(redcap.url, "yes", "")  # the token is the one that is there
@@ -72,11 +72,11 @@ REFUSALS: list[tuple[Callable[[str], tuple[str, ...]], str]] = [
 
 
 @pytest.mark.parametrize(("answers", "words"), REFUSALS)
-def test_nothing_is_changed(
+def test_a_refusal_leaves_the_file_unchanged(
     redcap: Redcap, tmp_path: Path, answers: Callable[[str], tuple[str, ...]], words: str
 ) -> None:
     (tmp_path / ".env").write_bytes(THEIRS.encode())
-    with pytest.raises(InitError, match=words):
+    with pytest.raises(CommandFailed, match=words):
         init.begin(Talk(*answers(redcap.url)).console, {}, tmp_path)
     assert (tmp_path / ".env").read_bytes().decode() == THEIRS
 
@@ -99,13 +99,13 @@ def test_ctrl_c_leaves_everything_as_it_was(redcap: Redcap, tmp_path: Path, plac
 # --- Without a terminal -----------------------------------------------------------------------------------------------
 
 
-def test_without_a_terminal(redcap: Redcap, tmp_path: Path) -> None:
+def test_without_a_terminal_the_token_is_read_from_standard_input(redcap: Redcap, tmp_path: Path) -> None:
     init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
     init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
-    with pytest.raises(InitError, match="another REDCAP_API_TOKEN, which is not overwritten"):
+    with pytest.raises(CommandFailed, match="another REDCAP_API_TOKEN, which is not overwritten"):
         init.begin(Talk(COLLEAGUES_TOKEN, asks=False).console, {}, tmp_path, redcap.url)
-    with pytest.raises(InitError, match="which is not overwritten"):
+    with pytest.raises(CommandFailed, match="which is not overwritten"):
         init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, "http://other/api/")
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
 
@@ -121,17 +121,17 @@ def test_without_a_terminal(redcap: Redcap, tmp_path: Path) -> None:
         (("a b",), "http://x/api/", "cannot be used", 2),
     ],
 )
-def test_without_a_terminal_and_something_missing(
+def test_without_a_terminal_whatever_is_missing_is_named(
     tmp_path: Path, answers: tuple[str, ...], url: str | None, words: str, code: int
 ) -> None:
-    with pytest.raises(InitError, match=words) as caught:
+    with pytest.raises(CommandFailed, match=words) as caught:
         init.begin(Talk(*answers, asks=False).console, {}, tmp_path, url)
     assert caught.value.code == code
     assert not (tmp_path / ".env").exists()
 
 
 def test_without_a_terminal_a_failed_check_ends_it(redcap: Redcap, tmp_path: Path) -> None:
-    with pytest.raises(InitError, match=r"REDCap refused the token.* Nothing was written\.") as caught:
+    with pytest.raises(CommandFailed, match=r"REDCap refused the token.* Nothing was written\.") as caught:
         init.begin(Talk("0" * 32, asks=False).console, {}, tmp_path, redcap.url)
     assert caught.value.code == 1
     assert not (tmp_path / ".env").exists()
@@ -174,14 +174,16 @@ MERGES = [
 
 
 @pytest.mark.parametrize(("text", "values", "after"), MERGES)
-def test_a_file_with_variables_set(tmp_path: Path, text: str, values: dict[str, str], after: str) -> None:
+def test_variables_are_set_in_place_and_read_back(
+    tmp_path: Path, text: str, values: dict[str, str], after: str
+) -> None:
     assert init.merged(text, values) == after
     (tmp_path / ".env").write_bytes(after.encode())
     read = read_dotenv(tmp_path / ".env")
     assert {name: read[name] for name in values} == values
 
 
-def test_a_value_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InitError, match="holds a single quote"):
+def test_a_value_that_cannot_be_quoted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="holds a single quote"):
         init.write(tmp_path / ".env", {"A": "it's"})
     assert list(tmp_path.iterdir()) == []

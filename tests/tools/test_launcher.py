@@ -112,7 +112,9 @@ MODES: list[tuple[list[str], str | None, tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "configured", "added", "words"), MODES)
-def test_the_permission_mode(arguments: list[str], configured: str | None, added: tuple[str, ...], words: str) -> None:
+def test_the_permission_mode_is_default_unless_one_is_chosen(
+    arguments: list[str], configured: str | None, added: tuple[str, ...], words: str
+) -> None:
     mode = choose_mode(arguments, configured)
     assert mode.arguments == added
     assert words in mode.sentence
@@ -122,7 +124,7 @@ def test_the_permission_mode(arguments: list[str], configured: str | None, added
 # --- The environment --------------------------------------------------------------------------------------------------
 
 
-def test_everything_that_claude_must_be_told() -> None:
+def test_claude_is_told_all_it_must_know() -> None:
     changes = changes_for({})
     assert changes.set == {
         "ANTHROPIC_BASE_URL": URL,
@@ -150,7 +152,7 @@ def test_everything_that_claude_must_be_told() -> None:
         ("llama-4-maverick", "128000", "32000"),
     ],
 )
-def test_the_sizes_are_the_aliass(alias: str, window: str, output: str) -> None:
+def test_sizes_come_from_the_alias(alias: str, window: str, output: str) -> None:
     changes = changes_for({}, alias)
     assert [changes.set[name] for name in SIZES] == [window, window, output]
 
@@ -269,7 +271,7 @@ def test_a_shell_reads_back_what_was_quoted(shell: Shell, command: list[str], sc
         ("powershell", "\u2018a\u2019", "$env:X = '\u2018\u2018a\u2019\u2019'"),
     ],
 )
-def test_quoting_by_rule(shell: Shell, text: str, line: str) -> None:
+def test_each_shell_has_its_own_quoting(shell: Shell, text: str, line: str) -> None:
     assert export_lines(Changes({"X": text}), shell) == f"{line}\n"
 
 
@@ -281,7 +283,7 @@ def test_quoting_by_rule(shell: Shell, text: str, line: str) -> None:
         ("powershell", "Remove-Item Env:X -ErrorAction SilentlyContinue\n"),
     ],
 )
-def test_removing_by_rule(shell: Shell, line: str) -> None:
+def test_each_shell_has_its_own_way_to_remove_a_variable(shell: Shell, line: str) -> None:
     assert export_lines(Changes({}, ("X",)), shell) == line
 
 
@@ -453,7 +455,7 @@ def test_claudes_settings_are_read_in_its_order(tmp_path: Path, monkeypatch: pyt
     assert inline.model == "sonnet"
 
 
-def test_files_that_cannot_be_read_say_nothing(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("{")
     environ = {"CLAUDE_CONFIG_DIR": str(tmp_path)}
     assert launcher.load_claude_settings([], environ, tmp_path).model is None
@@ -531,7 +533,7 @@ def test_settings_that_cannot_be_outranked_are_named(
         ("a\x1b[2Jb", "ascii", "a?[2Jb -> a?[2Jb (no rule maps this name) via redcap.example.edu"),
     ],
 )
-def test_the_line_that_says_who_answers(model: str, encoding: str | None, line: str) -> None:
+def test_a_line_says_who_answers(model: str, encoding: str | None, line: str) -> None:
     assert launcher.answerer_line(answerer(model), SETTINGS, encoding) == line
 
 
@@ -587,5 +589,5 @@ def test_claude_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("localhost", "http://localhost:8765"),
     ],
 )
-def test_the_address_for_clients_on_this_machine(host: str, url: str) -> None:
+def test_clients_on_this_machine_get_an_address_that_they_can_reach(host: str, url: str) -> None:
     assert launcher.local_url(replace(SETTINGS, listen_host=host)) == url
