@@ -9,71 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any
 
 from claude_proxy.core.calls import loose_json
+from claude_proxy.core.calls.vocabulary import Parameters
 from claude_proxy.core.json_schema.types import Schema, items, properties, required, type_of, types
 from claude_proxy.core.messages.content import Tool
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-_CALL_NUMBER = re.compile(r":\d+$")
-_NAMESPACE = re.compile(r"^.*[.:/]")
-
-
-def resolve_tool(name: str, tools: Collection[str]) -> str | None:
-    """The offered tool that a model meant: by its exact name, else by case, else without a namespace, only if unique.
-
-    `functions.Bash`, `default_api.Bash` and `Bash:0` are Bash; `github.create_issue` is `mcp__github__create_issue`.
-    """
-    name = name.strip()
-    if name in tools:
-        return name
-    bare = _CALL_NUMBER.sub("", name)
-    joined = re.sub(r"[.:/]", "__", bare)
-    for candidate in (name, bare, joined, f"mcp__{joined}", _NAMESPACE.sub("", bare)):
-        found = [tool for tool in tools if tool.lower() == candidate.lower()]
-        if candidate and len(found) == 1:
-            return found[0]
-    return None
-
-
-def _plain(name: str) -> str:
-    """A parameter's name without case and separators: `filePath`, `file-path` and `file_path` are one."""
-    return re.sub(r"[_\s.-]", "", name).lower()
-
-
-class Parameters:
-    """The parameters that a tool takes, and which of them a model meant by a name."""
-
-    def __init__(self, known: Iterable[str]) -> None:
-        self._known = frozenset(known)
-
-    def meant(self, name: str) -> str:
-        """The one of that name, else by case, else by separators, only if unique; else the name itself."""
-        if name in self._known:
-            return name
-        return self._by_case.get(name.lower()) or self._by_letters.get(_plain(name)) or name
-
-    @cached_property
-    def _by_case(self) -> Mapping[str, str | None]:
-        return self._by(str.lower)
-
-    @cached_property
-    def _by_letters(self) -> Mapping[str, str | None]:
-        return self._by(_plain)
-
-    def _by(self, form: Callable[[str], str]) -> Mapping[str, str | None]:
-        """The parameters by a form of their names; None for a form that several have."""
-        names: dict[str, str | None] = {}
-        for name in self._known:
-            names[form(name)] = None if form(name) in names else name
-        return names
-
-
-# --- arguments --------------------------------------------------------------------------------------------------------
 
 
 def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = True) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -30,3 +30,7 @@ class CallBlock:
     start: int
     end: int
     truncated: bool = False
+
+    def without_last(self, end: int) -> CallBlock:
+        """The stretch as one whose last call is cut off at `end`, although it seems to be complete."""
+        return replace(self, calls=self.calls[:-1], end=end, truncated=True)

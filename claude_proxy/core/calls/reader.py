@@ -9,12 +9,11 @@ tool's own parameters tell is looked at here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container
 from operator import itemgetter
 from typing import Any
 
 from claude_proxy.core.calls import loose_json
-from claude_proxy.core.calls.arguments import resolve_tool
 from claude_proxy.core.calls.call import Call, CallBlock
 from claude_proxy.core.calls.reading_costs import Choice, ReadingCosts
 from claude_proxy.core.calls.tags import (
@@ -28,7 +27,7 @@ from claude_proxy.core.calls.tags import (
 )
 from claude_proxy.core.calls.values import read_json, read_value, unframe
 from claude_proxy.core.calls.vocabulary import Vocabulary
-from claude_proxy.core.json_schema.types import types
+from claude_proxy.core.json_schema.types import ALL_TYPES, types
 from claude_proxy.core.messages.content import Tool
 
 _BEHIND_INVOKE_TAG = (*BEGINS_PARAMETER, Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.END)
@@ -46,34 +45,27 @@ class Reader:
         openings: the indexes of those at which calls can begin.
     """
 
-    def __init__(
-        self, text: str, tools: Mapping[str, Tool], *, cut: bool = False, vocabulary: Vocabulary | None = None
-    ) -> None:
-        """Find the tags.
+    def __init__(self, text: str, words: Vocabulary, *, cut: bool = False) -> None:
+        """Find the tags, and if calls can begin at any of them, what it costs to read on from each.
 
         Args:
             text: the reply, as it came out of the module, which has decoded its entities.
-            tools: the tools that may be called, by name.
+            words: of the tools that may be called.
             cut: whether the reply is known to have been cut off.
-            vocabulary: that of the tools, if it is known already.
         """
         self.cut = cut
-        self.tags: list[Tag] = []
-        self.openings: list[int] = []
+        self.tags = find_tags(text, words) if may_hold_calls(text) else []
         self._text = text
-        self._tools = tools
-        if may_hold_calls(text):
-            self._find_openings(vocabulary or Vocabulary(tools))
-
-    def _find_openings(self, words: Vocabulary) -> None:
-        """Find the tags, and if calls can begin at any of them, what it costs to read on from each."""
-        self._known, self._meant = words.known, words.meant
-        self.tags = find_tags(self._text, words.elements, self._tools)
-        self._tagged = TaggedText(self._text, self.tags)
+        self._words = words
+        self._tagged = TaggedText(text, self.tags)
         self._following = self._tagged.following
         self.openings = [index for index in range(len(self.tags)) if self._opens(index)]
         if self.openings:
-            self._costs = ReadingCosts(self._tagged, words.parameters, cut=self.cut)
+            self._costs = ReadingCosts(self._tagged, words.parameters, cut=cut)
+
+    def calls_at_once(self, opening: int) -> bool:
+        """Whether a call begins at a tag or directly behind it, so that the tag is more than mentioned."""
+        return Kind.OPEN_INVOKE in (self.tags[opening].kind, self._following[opening])
 
     def _opens(self, index: int) -> bool:
         kind, behind = self.tags[index].kind, self._following[index]
@@ -119,8 +111,8 @@ class Reader:
     def _read_invoke(self, index: int) -> tuple[Call | None, int]:
         """Read the call whose tag is at `index`: the call, or None if it is cut off, and the index behind it."""
         name = self.tags[index].name
-        tool = resolve_tool(name, self._tools) or ""
-        known = self._known.get(tool, {})
+        tool = self._words.tool(name)
+        known = self._words.known[tool.name] if tool else {}
         given = {key: value for key, value in self.tags[index].attributes if key in known}
         arguments: dict[str, Any] = {**given, **self._object_behind(index)}
         index += 1
@@ -138,24 +130,25 @@ class Reader:
                 index += 1
         return Call(name, arguments), index + (kind is Kind.CLOSE_INVOKE)
 
-    def _value(self, opening: Tag, end: int, tool: str) -> Any:
+    def _value(self, opening: Tag, end: int, tool: Tool | None) -> Any:
         raw = self._text[opening.end : end]
         if opening.encoded:
             return read_json(raw)
         indent = self._text[self._tagged.start_of_line(opening) : opening.start]
-        root = self._tools[tool].input_schema if tool else True
-        schema = self._known[tool].get(self._meant[tool].meant(opening.name), True) if tool else True
-        return read_value(unframe(raw, indent), types(schema, root))
+        allowed = ALL_TYPES
+        if tool:
+            meant = self._words.meant[tool.name].meant(opening.name)
+            allowed = types(self._words.known[tool.name].get(meant, True), tool.input_schema)
+        return read_value(unframe(raw, indent), allowed)
 
     # --- where a value ends -------------------------------------------------------------------------------------------
 
     def _find_value_end(self, index: int, known: Collection[str], given: Container[str]) -> tuple[int | None, int]:
         """Where the value of the parameter at `index` ends in the text, None if it is cut off, and the index behind."""
         opening = self.tags[index]
-        if opening.kind is Kind.OPEN_ELEMENT:
-            return self._find_element_end(index)
-        if ("encoding", "json") in opening.attributes:
-            return self._find_encoded_end(index)
+        if opening.kind is Kind.OPEN_ELEMENT or ("encoding", "json") in opening.attributes:
+            closing = self._find_closing(index)
+            return (self.tags[closing].start, closing + 1) if closing < len(self.tags) else (None, closing)
         index += 1
         nested: Kind | None = None  # what closes the call or parameter that stands in the value whole
         while index < len(self.tags):
@@ -204,19 +197,16 @@ class Reader:
         on_own_line = self._text[line - 1 : line] == "\n" and not self._text[line : tag.start].strip()
         return line - 1 if on_own_line else tag.start
 
-    def _find_encoded_end(self, index: int) -> tuple[int | None, int]:
-        """As `_find_value_end`, for a value that holds no tags, because each `<` in it is escaped."""
-        for closing in range(index + 1, len(self.tags)):
-            if self.tags[closing].kind is Kind.CLOSE_PARAMETER:
-                return self.tags[closing].start, closing + 1
-        return None, len(self.tags)
-
-    def _find_element_end(self, index: int) -> tuple[int | None, int]:
-        """As `_find_value_end`, for a parameter whose own name is its tag."""
-        name = self.tags[index].name
+    def _find_closing(self, index: int) -> int:
+        """The next tag that closes a parameter whose own name is its tag, or whose value holds no tags, as encoded."""
+        opening = self.tags[index]
         for closing in range(index + 1, len(self.tags)):
             tag = self.tags[closing]
-            behind = self._following[closing]
-            if tag.kind is Kind.CLOSE_ELEMENT and tag.name == name and behind in BEHIND_VALUE:
-                return tag.start, closing + 1
-        return None, len(self.tags)
+            if opening.kind is not Kind.OPEN_ELEMENT:
+                found = tag.kind is Kind.CLOSE_PARAMETER
+            else:
+                found = tag.kind is Kind.CLOSE_ELEMENT and tag.name == opening.name
+                found = found and self._following[closing] in BEHIND_VALUE
+            if found:
+                return closing
+        return len(self.tags)

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum, auto
 from typing import NamedTuple
 
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.expressions import expression
 
 BLOCK_TAG = "<function_calls>"
@@ -110,14 +111,8 @@ _BRACKETED_TAG = expression(_BRACKETED, re.IGNORECASE)
 _BARE_TAGS = (re.compile(rf"\n[ \t]*{_BARE}", re.IGNORECASE), re.compile(_BARE_CLOSE, re.IGNORECASE))
 
 
-def find_tags(text: str, elements: Container[str], tools: Container[str]) -> list[Tag]:
-    """All tags of a text.
-
-    Args:
-        text: a reply.
-        elements: the names that are tags of their own, in lower case: those of the offered tools and their parameters.
-        tools: which of them are tools.
-    """
+def find_tags(text: str, words: Vocabulary) -> list[Tag]:
+    """All tags of a text; `words` are those of the offered tools, whose names may be tags, too."""
     lines = f"\n{text}"
     pattern = _TAG if any(bare.search(lines) for bare in _BARE_TAGS) else _BRACKETED_TAG
     tags: list[Tag] = []
@@ -126,8 +121,8 @@ def find_tags(text: str, elements: Container[str], tools: Container[str]) -> lis
         position = match.end()
         if not match["element"]:
             tags += _read_tag(match)
-        elif match["element"].lower() in elements:
-            tags.append(_read_element(match, tools))
+        elif match["element"].lower() in words.elements:
+            tags.append(_read_element(match, words.tools))
         position = max(position, tags[-1].end if tags else 0)
     return tags
 

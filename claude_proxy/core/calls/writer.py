@@ -74,7 +74,7 @@ class CallWriter:
     def _reads_as(self, text: str, calls: Sequence[Call]) -> bool:
         """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
         for cut in (False, True):
-            block = Reader(text, self._tools, cut=cut, vocabulary=self.vocabulary).read(0)
+            block = Reader(text, self.vocabulary, cut=cut).read(0)
             if block.calls != tuple(calls) or block.end != len(text) or block.truncated:
                 return False
         return True

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from claude_proxy.core.calls import dialects
-from claude_proxy.core.calls.arguments import fit_arguments, resolve_tool
+from claude_proxy.core.calls.arguments import fit_arguments
 from claude_proxy.core.calls.call import Call, CallBlock
 from claude_proxy.core.calls.reader import Reader
-from claude_proxy.core.calls.tags import Kind
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.json_schema.types import required
-from claude_proxy.core.messages.content import Tool
-from claude_proxy.core.reply import defects
-from claude_proxy.core.reply.inventions import RESULT_FOLLOWS
-from claude_proxy.core.reply.lines import Line
-from claude_proxy.core.reply.lookahead import Ahead, AheadOfAny
-from claude_proxy.core.reply.quoting import end_of_inline_code, in_inline_code
+from claude_proxy.core.reply.lines import RESULT_FOLLOWS, Line, end_of_inline_code, in_inline_code
+from claude_proxy.core.reply.lookahead import Ahead
 
 _TAIL = re.compile(rf"\s*(?:\Z|{RESULT_FOLLOWS})")
 _TAIL_OF_FENCE = re.compile(rf"\s*(?:`{{3,}}|~{{3,}})?\s*(?:\Z|{RESULT_FOLLOWS})")
-_BLANKS = re.compile(r"\s+")
+_NOT_BLANK = re.compile(r"\S|\Z")
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,9 @@ class Finder(Protocol):
 class CanonicalFinder:
     """Finds calls in the canonical notation."""
 
-    def __init__(self, text: str, tools: Mapping[str, Tool], reader: Reader) -> None:
+    def __init__(self, text: str, words: Vocabulary, reader: Reader) -> None:
         self._text = text
-        self._tools = tools
+        self._words = words
         self._reader = reader
         self._starts = [reader.tags[opening].start for opening in reader.openings]
         self._words_end = len(text.rstrip())
@@ -88,7 +84,7 @@ class CanonicalFinder:
         block = self._reader.read(opening)
         ends_reply = not block.truncated and block.end >= self._words_end
         if mid_line and not ends_reply:
-            refused = block.end if self._calls_at_once(opening) else None
+            refused = block.end if self._reader.calls_at_once(opening) else None
             yield Attempt(wasted=block.end - start, refused=refused)
         else:
             yield self._judge(block)
@@ -109,36 +105,28 @@ class CanonicalFinder:
         """The index of the tag that stands at a position."""
         return self._reader.openings[bisect_left(self._starts, start)]
 
-    def _calls_at_once(self, opening: int) -> bool:
-        """Whether a call begins at a tag or directly behind it, so that the tag is more than mentioned."""
-        tags = self._reader.tags
-        if tags[opening].kind is not Kind.OPEN_BLOCK:
-            return True
-        following = tags[opening + 1] if opening + 1 < len(tags) else None
-        behind = _behind_blanks(self._text, tags[opening].end)
-        return following is not None and following.kind is Kind.OPEN_INVOKE and behind == following.start
-
     def _judge(self, block: CallBlock) -> Attempt:
         """Whether calls count that stand where calls do."""
-        unknown = next((call.name for call in block.calls if not resolve_tool(call.name, self._tools)), None)
+        unknown = next((call.name for call in block.calls if not self._words.tool(call.name)), None)
         if unknown:
-            defect = defects.unknown_tool(unknown, self._tools)
-            return Attempt(wasted=block.end - block.start, refused=block.end, defect=defect)
+            return Attempt(
+                wasted=block.end - block.start, refused=block.end, defect=_unknown_tool(unknown, self._words)
+            )
         # Models end with their calls. Where a reply that was cut off goes on behind them, the tags that seem to end
         # the last one may well stand in a value that the end of the reply cut off.
         if self._reader.cut and not block.truncated and block.end < self._words_end:
-            block = replace(block, calls=block.calls[:-1], end=len(self._text), truncated=True)
+            block = block.without_last(len(self._text))
         return Attempt(block)
 
 
 class DialectFinder:
     """Finds calls in all other dialects."""
 
-    def __init__(self, text: str, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, text: str, words: Vocabulary) -> None:
         self._text = text
-        self._tools = tools
-        self._openings = Ahead(dialects.OPENING_OF_LINE, f"\n{text}")
-        self._tokens = AheadOfAny(dialects.SPECIAL_TOKENS, text)
+        self._words = words
+        self._openings = Ahead(f"\n{text}", dialects.OPENING_OF_LINE)
+        self._tokens = Ahead(text, *dialects.SPECIAL_TOKENS)
 
     def next_opening(self, position: int) -> int:
         """Where a line begins with a dialect, or a special token stands."""
@@ -153,10 +141,10 @@ class DialectFinder:
         certain = dialects.begins(self._text, start, unmistakable=True)
         if not certain:
             start = next(self._special_tokens(line), start)
-        for attempt in self._attempts(start):
-            block = attempt.block
-            if not block or certain or block.truncated or _TAIL.match(self._text, block.end):
-                yield attempt
+        attempt = self._attempt(start)
+        block = attempt.block
+        if not block or certain or block.truncated or _TAIL.match(self._text, block.end):
+            yield attempt
 
     def _special_tokens(self, line: Line) -> Iterator[int]:
         """Where in a line, outside inline code, a token stands that begins calls."""
@@ -170,39 +158,42 @@ class DialectFinder:
     def in_fence(self, line: Line) -> Iterator[Attempt]:
         """Where the fence is the dialect's own, or stands around the calls."""
         for start in (line.fence_start, line.end):
-            for attempt in self._attempts(start):
-                if not attempt.block:
-                    yield attempt
-                elif tail := _TAIL_OF_FENCE.match(self._text, attempt.block.end):
-                    yield Attempt(replace(attempt.block, start=line.start, end=tail.end()))
+            attempt = self._attempt(start)
+            if not attempt.block:
+                yield attempt
+            elif tail := _TAIL_OF_FENCE.match(self._text, attempt.block.end):
+                yield Attempt(replace(attempt.block, start=line.start, end=tail.end()))
 
-    def _attempts(self, start: int) -> Iterator[Attempt]:
-        """The attempt to read calls at a position, if a dialect begins there."""
+    def _attempt(self, start: int) -> Attempt:
+        """The attempt to read calls at a position."""
         if not dialects.begins(self._text, start):
-            return
+            return Attempt()
         block = dialects.read_calls(self._text, start)
         calls = [self._with_arguments(call) for call in block.calls] if block else []
-        fault = next((call for call in calls if isinstance(call, str)), None if block else defects.UNREADABLE)
-        if block and not fault:
-            yield Attempt(replace(block, calls=tuple(call for call in calls if isinstance(call, Call))))
-            return
+        defect = next((call for call in calls if isinstance(call, str)), None if block else "it could not be read")
+        if block and not defect:
+            return Attempt(replace(block, calls=tuple(call for call in calls if isinstance(call, Call))))
         wasted = (block.end if block else len(self._text)) - start
-        if dialects.begins(self._text, start, unmistakable=True):
-            yield Attempt(wasted=wasted, refused=block.end if block else start, defect=fault)
-        else:
-            yield Attempt(wasted=wasted)
+        if not dialects.begins(self._text, start, unmistakable=True):
+            return Attempt(wasted=wasted)
+        return Attempt(wasted=wasted, refused=block.end if block else start, defect=defect)
 
     def _with_arguments(self, call: Call) -> Call | str:
         """The call, if it means one offered tool and brings what that requires; else what is wrong with it."""
-        tool = self._tools.get(resolve_tool(call.name, self._tools) or "")
+        tool = self._words.tool(call.name)
         if not tool:
-            return defects.unknown_tool(call.name, self._tools)
+            return _unknown_tool(call.name, self._words)
         needed = required(tool.input_schema)
         call = dialects.name_lone_argument(call, needed)
         missing = needed - fit_arguments(call.arguments, tool).keys()
-        return defects.missing_arguments(tool, missing) if missing else call
+        return f"the call of {tool.name} lacks {', '.join(sorted(missing))}" if missing else call
+
+
+def _unknown_tool(name: str, words: Vocabulary) -> str:
+    shown = ", ".join(tool.name for tool in words.tools.values() if not tool.defer_loading)
+    return f"there is no tool named {name!r}; the tools are {shown}"
 
 
 def _behind_blanks(text: str, position: int) -> int:
-    blanks = _BLANKS.match(text, position)
-    return blanks.end() if blanks else position
+    found = _NOT_BLANK.search(text, position)
+    return found.start() if found else position

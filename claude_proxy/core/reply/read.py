@@ -20,13 +20,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from claude_proxy.core.calls.arguments import fit_arguments, resolve_tool
-from claude_proxy.core.calls.call import Call, CallBlock
+from claude_proxy.core.calls.arguments import fit_arguments
+from claude_proxy.core.calls.call import CallBlock
 from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.messages.content import SIGNATURE, ContentBlock, StopReason, Text, Thinking, Tool, ToolUse
-from claude_proxy.core.reply.defects import EMPTY
+from claude_proxy.core.reply.lines import find_lone_closing, split_analysis
 from claude_proxy.core.reply.scan import find_parts, without_last_call
-from claude_proxy.core.reply.thinking import find_lone_closing, split_analysis
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,10 @@ def read_reply(
         decoded: whether the module has decoded the reply's HTML entities.
         vocabulary: that of the tools, if it is known already.
     """
-    thoughts, said = _split_thinking(text, tools, vocabulary, cut=cut)
+    words = vocabulary or Vocabulary(tools)
+    thoughts, said = _split_thinking(text, words, cut=cut)
     body = _without_partial_tag(said) if tools else said
-    found = find_parts(body, tools, vocabulary, cut=cut or body != said)
+    found = find_parts(body, words, cut=cut or body != said)
     if cut:
         found = without_last_call(found, len(body))
     truncated = cut or body != said or any(block.truncated for block in found.blocks)
@@ -86,7 +86,11 @@ def read_reply(
         content += _text(body[prose : part.start])
         prose = part.end
         if isinstance(part, CallBlock):
-            content += [_tool_use(call, tools, new_id(), decoded=decoded) for call in part.calls]
+            content += [
+                ToolUse(new_id(), tool.name, fit_arguments(call.arguments, tool, decoded=decoded))
+                for call in part.calls
+                if (tool := words.tool(call.name))
+            ]
         else:
             thoughts.append(part.text)
     content += _text(body[prose : found.end])
@@ -97,21 +101,19 @@ def read_reply(
         content=(*_thinking(thoughts), *content),
         stop_reason="tool_use" if calls else "max_tokens" if truncated else "end_turn",
         truncated=truncated,
-        defect=None if calls or truncated else found.defect if content else EMPTY,
+        defect=None if calls or truncated else found.defect if content else "the reply is empty",
     )
 
 
 _MINIMAX_TOKEN = re.compile(r"\]<\]\w{1,40}\[>\[")  # M3 puts one before each tag
 
 
-def _split_thinking(
-    text: str, tools: Mapping[str, Tool], vocabulary: Vocabulary | None, *, cut: bool
-) -> tuple[list[str], str]:
+def _split_thinking(text: str, words: Vocabulary, *, cut: bool) -> tuple[list[str], str]:
     """The thoughts that a reply begins with, and the rest: gpt-oss's, and those whose opening tag is missing."""
     text = _MINIMAX_TOKEN.sub("", text) if "]<]" in text else text
     thoughts, text = split_analysis(text)
     if closing := find_lone_closing(text):
-        blocks = (block for block in find_parts(text, tools, vocabulary, cut=cut).blocks if not block.truncated)
+        blocks = (block for block in find_parts(text, words, cut=cut).blocks if not block.truncated)
         if not any(block.start < closing.start() < block.end for block in blocks):
             return [*thoughts, text[: closing.start()]], text[closing.end() :]
     return thoughts, text
@@ -157,8 +159,3 @@ def _text(prose: str) -> list[Text]:
 def _thinking(thoughts: list[str]) -> list[Thinking]:
     joined = "\n\n".join(thought.strip() for thought in thoughts if thought.strip())
     return [Thinking(joined, SIGNATURE)] if joined else []
-
-
-def _tool_use(call: Call, tools: Mapping[str, Tool], tool_use_id: str, *, decoded: bool) -> ToolUse:
-    tool = tools[resolve_tool(call.name, tools) or ""]
-    return ToolUse(tool_use_id, tool.name, fit_arguments(call.arguments, tool, decoded=decoded))

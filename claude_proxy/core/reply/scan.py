@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from claude_proxy.core.calls.call import CallBlock
 from claude_proxy.core.calls.reader import Reader
 from claude_proxy.core.calls.vocabulary import Vocabulary
-from claude_proxy.core.messages.content import Tool
 from claude_proxy.core.reply.finders import Attempt, CanonicalFinder, DialectFinder, Finder
-from claude_proxy.core.reply.inventions import TURN, is_invented
-from claude_proxy.core.reply.lines import Line, Lines
-from claude_proxy.core.reply.thinking import Thought
+from claude_proxy.core.reply.lines import Line, Lines, Thought
+
+# How many attempts may be in vain, and how much text they may read; with more, time would outgrow the text.
+_MOST_ATTEMPTS = 32
+_MOST_WASTED = 2_000_000  # characters
 
 
 @dataclass(frozen=True)
@@ -35,127 +35,92 @@ class Found:
         return [part for part in self.parts if isinstance(part, CallBlock)]
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How many attempts may be in vain, and how much text they may read; with more, time would outgrow the text."""
-
-    attempts: int = 32
-    characters: int = 2_000_000
-
-    def after(self, wasted: int) -> Patience:
-        """What is left of it after an attempt that was in vain."""
-        left = self.characters - wasted
-        return Patience(self.attempts - 1 if left > 0 else 0, left)
-
-
-@dataclass(frozen=True)
-class _Looked:
-    """What the attempts so far have come to: see `Attempt`."""
-
-    patience: Patience
-    refused: int = 0
-    defect: str | None = None
-
-    def after(self, attempt: Attempt) -> _Looked:
-        return _Looked(
-            self.patience if attempt.wasted is None else self.patience.after(attempt.wasted),
-            self.refused if attempt.refused is None else attempt.refused,
-            attempt.defect or self.defect,
-        )
-
-
-def find_parts(
-    text: str,
-    tools: Mapping[str, Tool],
-    vocabulary: Vocabulary | None = None,
-    *,
-    cut: bool,
-    patience: Patience = Patience(),
-) -> Found:
+def find_parts(text: str, words: Vocabulary, *, cut: bool, most_wasted: int = _MOST_WASTED) -> Found:
     """Find canonical calls, and only if there is none those in other dialects; and thinking.
 
     Args:
         text: the reply.
-        tools: the tools that may be called, by name; none, and no calls are looked for.
-        vocabulary: that of the tools, if it is known already.
+        words: of the tools that may be called; if there are none, no calls are looked for.
         cut: whether the reply is known to have been cut off.
-        patience: how much may be read in vain.
+        most_wasted: how many characters may be read in vain.
     """
-    if not tools:
-        return _scan(text, None, patience)
-    reader = Reader(text, tools, cut=cut, vocabulary=vocabulary)
-    others = DialectFinder(text, tools)
+    if not words.tools:
+        return _Scan(text, None, most_wasted).run()
+    reader = Reader(text, words, cut=cut)
+    others = DialectFinder(text, words)
     if reader.openings:
-        found = _scan(text, CanonicalFinder(text, tools, reader), patience)
+        found = _Scan(text, CanonicalFinder(text, words, reader), most_wasted).run()
         if found.blocks or found.defect:
-            return _around(text, others, found, patience) or found
-    return _scan(text, others, patience)
+            # The canonical call may stand in a value of a call in another dialect, such as in a file about calls.
+            first = min((block.start for block in found.blocks), default=len(text))
+            around = _Scan(text, others, most_wasted).run() if others.next_opening(0) < first else found
+            return around if any(block.start < first < block.end for block in around.blocks) else found
+    return _Scan(text, others, most_wasted).run()
 
 
-def _around(text: str, finder: DialectFinder, found: Found, patience: Patience) -> Found | None:
-    """The calls in another dialect if the canonical one stands in a value of theirs, such as in a file about calls."""
-    first = min((block.start for block in found.blocks), default=len(text))
-    if finder.next_opening(0) >= first:
+class _Scan:
+    """One pass through a text; it keeps count of what the attempts to read calls have come to, see `Attempt`."""
+
+    def __init__(self, text: str, finder: Finder | None, most_wasted: int) -> None:
+        self._text = text
+        self._finder = finder
+        self._lines = Lines(text)
+        self._attempts = _MOST_ATTEMPTS  # that may still be in vain
+        self._characters = most_wasted  # that may still be read in vain
+        self._refused = 0
+        self._defect: str | None = None
+
+    def run(self) -> Found:
+        """Go through the text."""
+        lines = self._lines
+        parts: list[CallBlock | Thought] = []
+        position, called = 0, False
+        turn: int | None = None  # where the first line begins that looks like somebody's turn
+        while line := lines.line_from(position, self._next_call):
+            position = line.end
+            if self._finder and (invention := lines.invention(line, called=called)) is not None:
+                return Found(tuple(parts), invention, self._defect)
+            if (end_of_quote := lines.end_of_quote(line)) is not None:
+                position = end_of_quote
+                continue
+            part = self._first_part(line)
+            if part is None:
+                turn = line.start if turn is None and lines.begins_turn(line) else turn
+                position = lines.end_of_fence(line, max(position, self._refused))
+                continue
+            if isinstance(part, CallBlock):
+                if turn is not None and not called:  # the model has invented a turn, and goes on from there
+                    return Found(tuple(parts), turn, self._defect)
+                called = called or bool(part.calls)
+            parts.append(part)
+            position = part.end
+        return Found(tuple(parts), len(self._text), self._defect)
+
+    def _next_call(self, position: int) -> int:
+        return self._finder.next_opening(position) if self._finder and self._attempts else len(self._text)
+
+    def _first_part(self, line: Line) -> CallBlock | Thought | None:
+        """The calls or the thinking that begin in a line, whichever are first: either may speak of the other."""
+        if self._lines.next_thought(line.start) <= self._next_call(line.start):
+            return self._lines.thought_in(line) or self._calls_in(line)
+        return self._calls_in(line) or self._lines.thought_in(line)
+
+    def _calls_in(self, line: Line) -> CallBlock | None:
+        if not self._finder:
+            return None
+        attempts = self._finder.in_fence(line) if line.fence else self._finder.in_line(line)
+        while self._attempts and (attempt := next(attempts, None)):
+            if attempt.block:
+                return attempt.block
+            self._note(attempt)
         return None
-    others = _scan(text, finder, patience)
-    encloses = any(block.start < first < block.end for block in others.blocks)
-    return others if encloses else None
 
-
-def _scan(text: str, finder: Finder | None, patience: Patience) -> Found:
-    lines = Lines(text)
-    parts: list[CallBlock | Thought] = []
-    looked = _Looked(patience)
-    position, called = 0, False
-    last_answer = text.rfind("\nAssistant:")
-    turn: int | None = None  # where the first line begins that looks like somebody's turn
-
-    def next_call(position: int) -> int:
-        return finder.next_opening(position) if finder and looked.patience.attempts else len(text)
-
-    while line := lines.line_from(position, next_call):
-        position = line.end
-        if finder and (token := lines.chat_tokens.start(line.start)) < line.end:
-            return Found(tuple(parts), token, looked.defect)
-        if finder and is_invented(text, line.start, called=called, last_answer=last_answer):
-            return Found(tuple(parts), line.start, looked.defect)
-        if (end_of_quote := lines.end_of_quote(line)) is not None:
-            position = end_of_quote or position
-            continue
-        part, looked = _first_part(lines, finder, line, next_call, looked)
-        if part is None:
-            turn = line.start if turn is None and line.start and TURN.match(text, line.start) else turn
-            position = lines.end_of_fence(line, max(position, looked.refused))
-            continue
-        if isinstance(part, CallBlock):
-            if turn is not None and not called:  # the model has invented a turn, and goes on from there
-                return Found(tuple(parts), turn, looked.defect)
-            called = called or bool(part.calls)
-        parts.append(part)
-        position = part.end
-    return Found(tuple(parts), len(text), looked.defect)
-
-
-def _first_part(
-    lines: Lines, finder: Finder | None, line: Line, next_call: Callable[[int], int], looked: _Looked
-) -> tuple[CallBlock | Thought | None, _Looked]:
-    """The calls or the thinking that begin in a line, whichever are first: either may speak of the other."""
-    thinks_first = lines.thoughts.next_opening(line.start) <= next_call(line.start)
-    if thinks_first and (thought := lines.thoughts.in_line(line.start, line.end)):
-        return thought, looked
-    block: CallBlock | None = None
-    if finder:
-        block, looked = _look(finder.in_fence(line) if line.fence else finder.in_line(line), looked)
-    return block or (None if thinks_first else lines.thoughts.in_line(line.start, line.end)), looked
-
-
-def _look(attempts: Iterator[Attempt], looked: _Looked) -> tuple[CallBlock | None, _Looked]:
-    """The calls that the first attempt brings that is not in vain, as long as there is patience."""
-    while looked.patience.attempts and (attempt := next(attempts, None)):
-        if attempt.block:
-            return attempt.block, looked
-        looked = looked.after(attempt)
-    return None, looked
+    def _note(self, attempt: Attempt) -> None:
+        if attempt.wasted is not None:
+            self._characters -= attempt.wasted
+            self._attempts = self._attempts - 1 if self._characters > 0 else 0
+        self._refused = self._refused if attempt.refused is None else attempt.refused
+        self._defect = attempt.defect or self._defect
 
 
 def without_last_call(found: Found, end: int) -> Found:
@@ -166,6 +131,5 @@ def without_last_call(found: Found, end: int) -> Found:
     """
     for index, part in enumerate(found.parts):
         if isinstance(part, CallBlock) and not part.truncated:
-            block = replace(part, calls=part.calls[:-1], end=end, truncated=True)
-            return replace(found, parts=(*found.parts[:index], block))
+            return replace(found, parts=(*found.parts[:index], part.without_last(end)))
     return found

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from claude_proxy.core.calls import dialects
 from claude_proxy.core.calls.call import Call
 from claude_proxy.core.calls.dialects import begins, name_lone_argument, read_calls
+from claude_proxy.core.calls.vocabulary import Vocabulary
 from claude_proxy.core.messages.content import Text, Thinking, ToolUse
 from claude_proxy.core.reply.read import Reply, read_reply
-from claude_proxy.core.reply.scan import Patience, find_parts
+from claude_proxy.core.reply.scan import find_parts
 
 OFFERED = by_name(WRITE, READ, BASH)
 LS = Call("Bash", {"command": "ls"})
@@ -304,7 +305,7 @@ ENDLESS = [
 @pytest.mark.parametrize(("most", "calls"), [(2_000_000, 1), (500, 0)])
 def test_only_so_much_text_is_read_in_vain(most: int, calls: int) -> None:
     no_calls = '{"type":\n' * 5 + f'"{"x" * 500}"' + "}" * 5
-    found = find_parts(f"{no_calls}\n{OBJECT}", OFFERED, cut=False, patience=Patience(characters=most))
+    found = find_parts(f"{no_calls}\n{OBJECT}", Vocabulary(OFFERED), cut=False, most_wasted=most)
     assert sum(len(block.calls) for block in found.blocks) == calls
 
 

@@ -16,7 +16,7 @@ WORDS = Vocabulary(OFFERED)
 
 
 def costs(text: str, *, cut: bool = False) -> ReadingCosts:
-    tags = find_tags(text, WORDS.elements, OFFERED)
+    tags = find_tags(text, WORDS)
     return ReadingCosts(TaggedText(text, tags), WORDS.parameters, cut=cut)
 
 

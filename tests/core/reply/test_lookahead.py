@@ -8,7 +8,7 @@ from core_samples import examples, steps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.reply.lookahead import Ahead, AheadOfAny
+from claude_proxy.core.reply.lookahead import Ahead
 
 texts = st.text("ab-", max_size=30)
 positions = st.lists(st.integers(0, 30), max_size=12)
@@ -18,7 +18,7 @@ positions = st.lists(st.integers(0, 30), max_size=12)
 @given(texts, positions)
 def test_a_look_ahead_finds_what_a_search_finds_whatever_was_asked_before(text: str, asked: list[int]) -> None:
     pattern = re.compile("a+")
-    ahead, any_of_them = Ahead(pattern, text), AheadOfAny([re.compile("a"), re.compile("-")], text)
+    ahead, any_of_them = Ahead(text, pattern), Ahead(text, re.compile("a"), re.compile("-"))
     for position in (min(each, len(text)) for each in asked):
         match, first = pattern.search(text, position), re.compile("[a-]").search(text, position)
         assert ahead.start(position) == (match.start() if match else len(text))
@@ -28,6 +28,6 @@ def test_a_look_ahead_finds_what_a_search_finds_whatever_was_asked_before(text: 
 
 
 def test_a_text_without_a_match_is_searched_once() -> None:
-    ahead = Ahead(re.compile("x"), "a" * 1_000)
+    ahead = Ahead("a" * 1_000, re.compile("x"))
     searches = steps(lambda: [ahead.start(position) for position in range(1_000)])
     assert searches < 1_000 + 20
