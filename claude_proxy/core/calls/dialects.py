@@ -59,8 +59,7 @@ def read_calls(text: str, start: int) -> CallBlock | None:
         calls += read.calls
         if not read.complete:
             return CallBlock(tuple(calls), start, len(text), truncated=True)
-        closed = _BETWEEN.match(text, read.end)
-        position = closed.end() if closed else read.end
+        position = _behind(_BETWEEN, text, read.end)
         if position >= len(text) or not calls:
             break
     return CallBlock(tuple(calls), start, position) if calls else None
@@ -84,6 +83,12 @@ def _read_one(text: str, start: int, *, first: bool) -> _Read | None:
             if read:
                 return read
     return None
+
+
+def _behind(pattern: re.Pattern[str], text: str, position: int) -> int:
+    """The position behind what matches there, or the position itself where nothing does."""
+    match = pattern.match(text, position)
+    return match.end() if match else position
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -152,8 +157,7 @@ def _json_values(text: str, position: int, *, certain: bool) -> _Read | None:
     """One JSON value after another, each a call or a list of calls."""
     calls: list[Call] = []
     while True:
-        at = _SEPARATOR.match(text, position)
-        begin = at.end() if at else position
+        begin = _behind(_SEPARATOR, text, position)
         if begin >= len(text) and certain and not calls:
             return _Read((), begin, complete=False)
         if begin >= len(text) or text[begin] not in ('{["' if certain else "{["):
@@ -198,15 +202,12 @@ def _bare_json(match: re.Match[str]) -> _Read | None:
 
 def _fenced_json(match: re.Match[str]) -> _Read | None:
     read = _json_values(match.string, match.end(), certain=False)
-    closing = _CLOSING_FENCE.match(match.string, read.end) if read else None
-    return replace(read, end=closing.end()) if read and closing else read
+    return replace(read, end=_behind(_CLOSING_FENCE, match.string, read.end)) if read else None
 
 
 def _named_json(match: re.Match[str]) -> _Read | None:
     """A call whose name the opening has given; its arguments follow as one object."""
-    text, position = match.string, match.end()
-    fence = _OPENING_FENCE.match(text, position)
-    position = fence.end() if fence else position
+    text, position = match.string, _behind(_OPENING_FENCE, match.string, match.end())
     if _NOTHING_BEHIND.match(text, position):
         return _Read((), position, complete=False)
     value = loose_json.read_value(text, position)
@@ -215,8 +216,8 @@ def _named_json(match: re.Match[str]) -> _Read | None:
     arguments = _as_object(value.value)
     if arguments is None:
         return None
-    closing = _CLOSING_FENCE.match(text, value.end) if fence else None
-    return _Read((Call(match["name"], arguments),), closing.end() if closing else value.end)
+    end = _behind(_CLOSING_FENCE, text, value.end) if position > match.end() else value.end
+    return _Read((Call(match["name"], arguments),), end)
 
 
 _OPENING_FENCE = re.compile(r"\s*```[a-z]*\s*")
@@ -306,12 +307,8 @@ def _python_calls(match: re.Match[str]) -> _Read | None:
         if not read.complete:
             return _Read(tuple(calls), read.end, complete=False)
         calls.append(Call(opening["name"].removesuffix(".call"), read.value))
-        behind = _BEHIND_PYTHON_CALL.match(text, read.end)
-        position = behind.end() if behind else read.end
-    if not calls:
-        return None
-    ended = _PYTHON_END.match(text, position)
-    return _Read(tuple(calls), ended.end() if ended else position)
+        position = _behind(_BEHIND_PYTHON_CALL, text, read.end)
+    return _Read(tuple(calls), _behind(_PYTHON_END, text, position)) if calls else None
 
 
 _BEHIND_PYTHON_CALL = re.compile(r"[\s),;]*")

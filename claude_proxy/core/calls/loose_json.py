@@ -38,13 +38,11 @@ class Value:
         value: what was read.
         end: the position behind it.
         complete: False where the text ended inside it.
-        exact: whether it was valid JSON.
     """
 
     value: Any
     end: int
     complete: bool = True
-    exact: bool = True
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -192,11 +190,11 @@ class _Parser:
 
     def read(self, start: int) -> Value:
         value, end = self._value(start, 0)
-        return Value(value, end, self.complete, exact=False)
+        return Value(value, end, self.complete)
 
     def read_members(self, start: int) -> Value:
         members, end = self._object(start, 0, _BEHIND_QUOTED_ARGUMENT)
-        return Value(members, end, self.complete, exact=False)
+        return Value(members, end, self.complete)
 
     def _value(self, position: int, depth: int) -> tuple[Any, int]:
         if depth > _MAX_DEPTH:

@@ -27,7 +27,6 @@ from claude_proxy.core.calls.tags import (
 )
 from claude_proxy.core.calls.values import read_json, read_value, unframe
 from claude_proxy.core.calls.vocabulary import Vocabulary
-from claude_proxy.core.json_schema.types import ALL_TYPES, types
 from claude_proxy.core.messages.content import Tool
 
 _BEHIND_INVOKE_TAG = (*BEGINS_PARAMETER, Kind.CLOSE_INVOKE, Kind.CLOSE_BLOCK, Kind.END)
@@ -135,11 +134,7 @@ class Reader:
         if opening.encoded:
             return read_json(raw)
         indent = self._text[self._tagged.start_of_line(opening) : opening.start]
-        allowed = ALL_TYPES
-        if tool:
-            meant = self._words.meant[tool.name].meant(opening.name)
-            allowed = types(self._words.known[tool.name].get(meant, True), tool.input_schema)
-        return read_value(unframe(raw, indent), allowed)
+        return read_value(unframe(raw, indent), self._words.types(tool, opening.name))
 
     # --- where a value ends -------------------------------------------------------------------------------------------
 

@@ -10,16 +10,9 @@ from claude_proxy.core.json_schema.types import ALL_TYPES, type_of
 from claude_proxy.core.json_text import to_json
 
 
-def write_value(value: Any, allowed: frozenset[str] | None) -> str:
-    """Write a value so that it is read back as what it is.
-
-    Args:
-        value: any JSON value.
-        allowed: the JSON types that the parameter may have; None for a parameter that the tool does not have.
-    """
-    if not isinstance(value, str):
-        return to_json(value)
-    if read_value(value, ALL_TYPES if allowed is None else allowed) != value:
+def write_value(value: Any, allowed: frozenset[str]) -> str:
+    """Write any JSON value so that it is read back as what it is, given the JSON types that its parameter may have."""
+    if not isinstance(value, str) or read_value(value, allowed) != value:
         return to_json(value)
     return f"\n{value}\n" if "\n" in value else value
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 
-from claude_proxy.core.json_schema.types import Schema, properties
+from claude_proxy.core.json_schema.types import ALL_TYPES, Schema, properties, types
 from claude_proxy.core.messages.content import Tool
 
 _CALL_NUMBER = re.compile(r":\d+$")
@@ -43,6 +43,13 @@ class Vocabulary:
         """The tool that a model meant by a name."""
         found = _resolve(name.strip(), self.tools)
         return None if found is None else self.tools[found]
+
+    def types(self, tool: Tool | None, parameter: str) -> frozenset[str]:
+        """The JSON types that a parameter may have, by the name that a model uses; any that the tool does not have."""
+        if tool is None:
+            return ALL_TYPES
+        schema = self.known[tool.name].get(self.meant[tool.name].meant(parameter), True)
+        return types(schema, tool.input_schema)
 
 
 def _resolve(name: str, tools: Collection[str]) -> str | None:

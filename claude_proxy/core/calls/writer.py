@@ -23,14 +23,12 @@ parameter names match `[A-Za-z0-9_.-]+`, as the Messages API demands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 
 from claude_proxy.core.calls.call import Call
 from claude_proxy.core.calls.reader import Reader
 from claude_proxy.core.calls.tags import BLOCK_TAG
 from claude_proxy.core.calls.values import write_value
 from claude_proxy.core.calls.vocabulary import Vocabulary
-from claude_proxy.core.json_schema.types import properties, types
 from claude_proxy.core.json_text import to_json
 from claude_proxy.core.messages.content import Tool
 
@@ -42,18 +40,8 @@ class CallWriter:
     """
 
     def __init__(self, tools: Mapping[str, Tool]) -> None:
-        """Prepare.
-
-        Args:
-            tools: those that are offered; calls of others are written as if they took anything.
-        """
-        self._tools = tools
-        self._allowed: dict[str, Mapping[str, frozenset[str]]] = {}
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """What models may call the tools and their parameters."""
-        return Vocabulary(self._tools)
+        """Prepare for the tools that are offered; calls of others are written as if they took anything."""
+        self.vocabulary = Vocabulary(tools)
 
     def write(self, calls: Sequence[Call]) -> str:
         """Write calls as one block."""
@@ -84,19 +72,13 @@ class CallWriter:
         return "\n".join([BLOCK_TAG, *invokes, "</function_calls>"])
 
     def _invoke(self, call: Call, *, encoded: bool) -> str:
-        allowed = self._types(call.name)
+        tool = self.vocabulary.tool(call.name)
         lines = [f'<invoke name="{call.name}">']
         for name, value in call.arguments.items():
             if encoded:
                 text = to_json(value).replace("<", "\\u003c")
                 lines.append(f'<parameter name="{name}" encoding="json">{text}</parameter>')
             else:
-                lines.append(f'<parameter name="{name}">{write_value(value, allowed.get(name))}</parameter>')
+                text = write_value(value, self.vocabulary.types(tool, name))
+                lines.append(f'<parameter name="{name}">{text}</parameter>')
         return "\n".join([*lines, "</invoke>"])
-
-    def _types(self, name: str) -> Mapping[str, frozenset[str]]:
-        """The JSON types that each parameter of a tool may have."""
-        if name not in self._allowed:
-            root = self._tools[name].input_schema if name in self._tools else True
-            self._allowed[name] = {each: types(schema, root) for each, schema in properties(root).items()}
-        return self._allowed[name]

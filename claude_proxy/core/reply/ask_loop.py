@@ -8,7 +8,7 @@ function that sends.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from claude_proxy.core.aliases import tokens
@@ -123,7 +123,8 @@ def ask_for_reply(
         InvalidDocument: no document of the requested schema came, even when asked again.
         ProxyError: the first ask failed.
     """
-    loop = _Loop(request, alias, new_id, armoured=armoured, vocabulary=vocabulary)
+    words = vocabulary or Vocabulary(callable_tools(request))
+    loop = _Loop(request, alias, new_id, armoured, words)
     draft = yield from loop.first_draft(prompt)
     reply = loop.limited(draft)
     return Asked(reply, loop.usage, loop.repairs, loop.continuations, loop.failure)
@@ -142,7 +143,7 @@ class _Part:
     Attributes:
         text: the answer.
         tokens: what it cost.
-        cut: whether it was cut off at the alias's limit.
+        cut: whether it was cut off at one of the alias's limits.
         window_full: whether prompt and answer fill the alias's window.
     """
 
@@ -160,40 +161,34 @@ class _Draft:
         text: what the model has written.
         tokens: what that cost.
         reply: as it was read.
-        last: the part that came last.
+        window_full: whether the last ask has filled the alias's window.
     """
 
     text: str
     tokens: int
     reply: Reply
-    last: _Part
+    window_full: bool
 
 
+@dataclass
 class _Loop:
     """The asks of one request. It counts what they cost; all else goes from one to the next as a `_Draft`."""
 
-    def __init__(
-        self,
-        request: Request,
-        alias: Alias,
-        new_id: Callable[[], str],
-        *,
-        armoured: bool,
-        vocabulary: Vocabulary | None,
-    ) -> None:
-        self._request = request
-        self._alias = alias
-        self._new_id = new_id
-        self._armoured = armoured
-        wanted = request.max_tokens
-        self._wanted = alias.max_output if wanted is None else wanted
-        self._tools = callable_tools(request)
-        self._vocabulary = vocabulary or Vocabulary(self._tools)
-        self._asks = 0
-        self.usage = Usage(0, 0)
-        self.repairs = 0
-        self.continuations = 0
-        self.failure: str | None = None
+    request: Request
+    alias: Alias
+    new_id: Callable[[], str]
+    armoured: bool
+    words: Vocabulary
+    asks: int = 0
+    usage: Usage = field(default=Usage(0, 0))
+    repairs: int = 0
+    continuations: int = 0
+    failure: str | None = None
+
+    @property
+    def wanted(self) -> int:
+        """How many tokens the client wants at most."""
+        return self.alias.max_output if self.request.max_tokens is None else self.request.max_tokens
 
     def first_draft(self, prompt: Prompt) -> Asks[_Draft]:
         """Ask until the reply can be given to the client, or cannot be helped."""
@@ -201,54 +196,51 @@ class _Loop:
         draft = yield from self._continue(prompt, self._draft(part.text, part.tokens, part))
         draft = yield from self._repair(prompt, draft)
         reply = draft.reply
-        if self._request.output_schema is not None and reply.defect and not reply.truncated and not reply.calls:
+        if self.request.output_schema is not None and reply.defect and not reply.truncated and not reply.calls:
             raise InvalidDocument
         return draft
 
     # --- one ask ------------------------------------------------------------------------------------------------------
 
     def _ask(self, prompt: Prompt) -> Asks[_Part]:
-        max_tokens = min(self._wanted, self._alias.max_output)
-        self._asks += 1
-        answer = yield Ask(prompt, max_tokens, self._asks - 1)
-        input_tokens = answer.input_tokens or tokens.estimate(prompt.texts, self._alias.tokenizer)
-        output_tokens = answer.output_tokens or tokens.estimate([answer.text], self._alias.tokenizer)
+        max_tokens = min(self.wanted, self.alias.max_output)
+        self.asks += 1
+        answer = yield Ask(prompt, max_tokens, self.asks - 1)
+        input_tokens = answer.input_tokens or tokens.estimate(prompt.texts, self.alias.tokenizer)
+        output_tokens = answer.output_tokens or tokens.estimate([answer.text], self.alias.tokenizer)
         self.usage = Usage(self.usage.input_tokens + input_tokens, self.usage.output_tokens + output_tokens)
-        return _Part(
-            answer.text,
-            output_tokens,
-            cut=reached_limit(self._alias, max_tokens, answer.output_tokens),
-            window_full=input_tokens + output_tokens >= self._alias.window,
-        )
+        window_full = input_tokens + output_tokens >= self.alias.window
+        cut = window_full or reached_limit(self.alias, max_tokens, answer.output_tokens)
+        return _Part(answer.text, output_tokens, cut, window_full)
 
     def _draft(self, text: str, tokens_of_text: int, last: _Part) -> _Draft:
-        return _Draft(text, tokens_of_text, self._read(text, cut=last.cut or last.window_full), last)
+        return _Draft(text, tokens_of_text, self._read(text, cut=last.cut), last.window_full)
 
     def _read(self, text: str, *, cut: bool) -> Reply:
-        choice = self._request.tool_choice
-        said = continuation.without_prefill(self._request.prefill, text)
+        request = self.request
+        said = continuation.without_prefill(request.prefill, text)
         read = read_reply(
             said,
-            self._tools,
-            self._new_id,
+            self.words.tools,
+            self.new_id,
             cut=cut,
-            single_call=choice.disable_parallel_tool_use,
-            decoded=self._armoured,
-            vocabulary=self._vocabulary,
+            single_call=request.tool_choice.disable_parallel_tool_use,
+            decoded=self.armoured,
+            vocabulary=self.words,
         )
-        if self._request.output_schema is not None and not read.calls and not read.truncated:
-            return _as_document(read, self._request.output_schema)
-        if self._request.prefill:
-            read = replace(read, content=_spaced(self._request.prefill, said, read.content))
+        if request.output_schema is not None and not read.calls and not read.truncated:
+            return _as_document(read, request.output_schema)
+        if request.prefill:
+            read = replace(read, content=_spaced(request.prefill, said, read.content))
         return read if read.defect else replace(read, defect=self._defect(read))
 
     def _defect(self, read: Reply) -> str | None:
         """What is wrong with a reply that can be read: a call that was demanded is missing, or breaks a schema."""
-        demanded = self._request.tool_choice.type in {"any", "tool"} and self._tools
+        demanded = self.request.tool_choice.type in {"any", "tool"} and self.words.tools
         if demanded and not read.calls and not read.truncated:
             return "a tool must be called now"
         for block in read.content:
-            if not isinstance(block, ToolUse) or not (tool := self._tools[block.name]).strict:
+            if not isinstance(block, ToolUse) or not (tool := self.words.tools[block.name]).strict:
                 continue
             if found := faults(block.input, tool.input_schema):
                 return f"the input of {block.name} breaks its schema: {'; '.join(found)}"
@@ -263,7 +255,7 @@ class _Loop:
                 break
             seam = continuation.find_seam(draft.text)
             try:
-                part = yield from self._ask(continuation.continuation_prompt(prompt, seam, armoured=self._armoured))
+                part = yield from self._ask(continuation.continuation_prompt(prompt, seam, armoured=self.armoured))
             except ProxyError as error:
                 self.failure = type(error).__name__
                 break  # what is whole is worth more than an error
@@ -280,10 +272,10 @@ class _Loop:
     def _may_go_on(self, draft: _Draft) -> bool:
         return bool(
             draft.reply.truncated
-            and not draft.last.window_full
-            and self.usage.output_tokens < self._wanted
+            and not draft.window_full
+            and self.usage.output_tokens < self.wanted
             and draft.text
-            and limits.stop_at(draft.reply.content, self._request.stop_sequences)[1] is None
+            and limits.stop_at(draft.reply.content, self.request.stop_sequences)[1] is None
         )
 
     def _repair(self, prompt: Prompt, draft: _Draft) -> Asks[_Draft]:
@@ -292,17 +284,17 @@ class _Loop:
         if not read.defect:
             return draft
         said_nothing = all(isinstance(block, Thinking) for block in read.content)
-        demand = continuation.repair_prompt(prompt, draft.text, read.defect, armoured=self._armoured)
+        demand = continuation.repair_prompt(prompt, draft.text, read.defect, armoured=self.armoured)
         try:
             part = yield from self._ask(demand)
         except ProxyError as error:
-            if said_nothing or self._request.output_schema is not None:
+            if said_nothing or self.request.output_schema is not None:
                 raise  # there is nothing to fall back on
             self.failure = type(error).__name__
             return draft
         self.repairs += 1
         again = yield from self._continue(demand, self._draft(part.text, part.tokens, part))
-        helps_without_call = self._request.output_schema is not None or said_nothing
+        helps_without_call = self.request.output_schema is not None or said_nothing
         if again.reply.calls or (helps_without_call and not again.reply.defect):
             return again
         return draft
@@ -312,12 +304,12 @@ class _Loop:
     def limited(self, draft: _Draft) -> Reply:
         """The reply within the limits that the module does not apply."""
         read = draft.reply
-        content, sequence = limits.stop_at(read.content, self._request.stop_sequences)
+        content, sequence = limits.stop_at(read.content, self.request.stop_sequences)
         if sequence is not None:
             return replace(read, content=content, stop_reason="stop_sequence", stop_sequence=sequence)
         content, was_cut = self._shorten(content, draft.tokens)
         reason: StopReason = "max_tokens" if was_cut else read.stop_reason
-        if reason == "max_tokens" and draft.last.window_full and not was_cut:
+        if reason == "max_tokens" and draft.window_full and not was_cut:
             reason = "model_context_window_exceeded"
         return replace(read, content=content, stop_reason=reason)
 
@@ -325,11 +317,11 @@ class _Loop:
         self, content: tuple[ContentBlock, ...], tokens_of_reply: int
     ) -> tuple[tuple[ContentBlock, ...], bool]:
         """Cut to the client's `max_tokens`, but neither a document in two nor an answer for the sake of thinking."""
-        if self._request.output_schema is not None:
+        if self.request.output_schema is not None:
             return content, False
-        if not self._request.thinking and any(isinstance(block, Text) for block in content):
+        if not self.request.thinking and any(isinstance(block, Text) for block in content):
             content = tuple(block for block in content if not isinstance(block, Thinking))
-        return limits.cut_to(content, self._wanted, tokens_of_reply)
+        return limits.cut_to(content, self.wanted, tokens_of_reply)
 
 
 def _as_document(read: Reply, schema: Mapping[str, Any]) -> Reply:

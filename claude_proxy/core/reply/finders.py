@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TypeAlias
 
 from claude_proxy.core.calls import dialects
 from claude_proxy.core.calls.arguments import fit_arguments
@@ -43,19 +43,6 @@ class Attempt:
     defect: str | None = None
 
 
-class Finder(Protocol):
-    """Finds calls of one kind in a text."""
-
-    def next_opening(self, position: int) -> int:
-        """Where, from a position on, calls may begin next; the end of the text where they do not."""
-
-    def in_line(self, line: Line) -> Iterator[Attempt]:
-        """Try to read the calls that begin in a line of prose."""
-
-    def in_fence(self, line: Line) -> Iterator[Attempt]:
-        """Try to read the calls in the code fence that a line opens, if the fence is the whole tail of the reply."""
-
-
 class CanonicalFinder:
     """Finds calls in the canonical notation."""
 
@@ -67,12 +54,15 @@ class CanonicalFinder:
         self._words_end = len(text.rstrip())
 
     def next_opening(self, position: int) -> int:
-        """Where the next tag stands at which calls can begin."""
+        """Where, from a position on, calls may begin next; the end of the text where they do not."""
         index = bisect_left(self._starts, position)
         return self._starts[index] if index < len(self._starts) else len(self._text)
 
     def in_line(self, line: Line) -> Iterator[Attempt]:
-        """At the start of the line; further on only what is whole, no inline code, and ends the reply."""
+        """Try to read the calls that begin in a line of prose.
+
+        At its start; further on only what is whole, no inline code, and ends the reply.
+        """
         start = self.next_opening(line.start)
         if start >= line.end:
             return
@@ -90,7 +80,10 @@ class CanonicalFinder:
             yield self._judge(block)
 
     def in_fence(self, line: Line) -> Iterator[Attempt]:
-        """Directly behind the opening of the fence, and with nothing behind them."""
+        """Try to read the calls in the code fence that a line opens, if the fence is the whole tail of the reply.
+
+        They must stand directly behind its opening, with nothing behind them.
+        """
         start = self.next_opening(line.end)
         if start == len(self._text) or _behind_blanks(self._text, line.end) < start:
             return
@@ -129,11 +122,11 @@ class DialectFinder:
         self._tokens = Ahead(text, *dialects.SPECIAL_TOKENS)
 
     def next_opening(self, position: int) -> int:
-        """Where a line begins with a dialect, or a special token stands."""
+        """As of the other finder: where a line begins with a dialect, or a special token stands."""
         return min(self._openings.start(position), self._tokens.start(position))
 
     def in_line(self, line: Line) -> Iterator[Attempt]:
-        """At the start of the line; what could be an ordinary object only if it ends the reply."""
+        """As of the other finder: at the start; what could be an ordinary object only if it ends the reply."""
         starts_line = line.start == 0 or self._text[line.start - 1] == "\n"
         if starts_line and self.next_opening(line.start) >= line.end:
             return
@@ -156,7 +149,7 @@ class DialectFinder:
                 yield position
 
     def in_fence(self, line: Line) -> Iterator[Attempt]:
-        """Where the fence is the dialect's own, or stands around the calls."""
+        """As of the other finder: where the fence is the dialect's own, or stands around the calls."""
         for start in (line.fence_start, line.end):
             attempt = self._attempt(start)
             if not attempt.block:
@@ -187,6 +180,9 @@ class DialectFinder:
         call = dialects.name_lone_argument(call, needed)
         missing = needed - fit_arguments(call.arguments, tool).keys()
         return f"the call of {tool.name} lacks {', '.join(sorted(missing))}" if missing else call
+
+
+Finder: TypeAlias = CanonicalFinder | DialectFinder
 
 
 def _unknown_tool(name: str, words: Vocabulary) -> str:

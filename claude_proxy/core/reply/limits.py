@@ -6,6 +6,7 @@ sequence was never made.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -80,11 +81,4 @@ def _cost(text: str) -> int:
 
 def _fitting(text: str, limit: int) -> int:
     """How many characters of a text stay within a number of tokens."""
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _cost(text[:middle]) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return bisect_right(range(len(text) + 1), limit, key=lambda length: _cost(text[:length])) - 1
