@@ -24,10 +24,7 @@ def fit_arguments(arguments: Mapping[str, Any], tool: Tool, *, decoded: bool = T
     An optional argument that came as null, or as "" where no string is allowed, is left out: that is how models say
     "not given".
 
-    Args:
-        arguments: as the model wrote them.
-        tool: the tool that is called.
-        decoded: whether the module has decoded HTML entities; if not, a value that is escaped throughout is unescaped.
+    Where the module has not decoded HTML entities, a value that is escaped throughout is unescaped.
     """
     if not arguments:
         return {}

@@ -17,19 +17,12 @@ class Call:
 
 @dataclass(frozen=True)
 class CallBlock:
-    """What was read from a stretch of calls.
+    """What was read from a stretch of a text."""
 
-    Attributes:
-        calls: the complete calls in their order, by the names that the model used.
-        start: where the stretch starts in the text.
-        end: where it ends.
-        truncated: whether the text ends inside a call.
-    """
-
-    calls: tuple[Call, ...]
+    calls: tuple[Call, ...]  # the complete ones in their order, by the names that the model used
     start: int
     end: int
-    truncated: bool = False
+    truncated: bool = False  # whether the text ends inside a call
 
     def without_last(self, end: int) -> CallBlock:
         """The stretch as one whose last call is cut off at `end`, although it seems to be complete."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from claude_proxy.core.calls import loose_json
@@ -44,15 +45,7 @@ class Dialect(NamedTuple):
 
 
 def read_calls(text: str, start: int) -> CallBlock | None:
-    """Read the calls that begin at a position, in any dialect.
-
-    Args:
-        text: the reply.
-        start: where a line begins, behind its indentation.
-
-    Returns:
-        The calls, none of them if the first is cut off; None where no dialect begins.
-    """
+    """The calls that begin at a position, none if the first is cut off; None where no dialect begins."""
     calls: list[Call] = []
     position = start
     while read := _read_one(text, position, first=not calls):
@@ -103,9 +96,7 @@ _TYPES_OF_PROSE = ("text", "thinking")
 def _as_calls(value: Any, *, certain: bool) -> tuple[Call, ...]:
     """The calls that a decoded JSON value stands for; none if it is something else.
 
-    Args:
-        value: the value.
-        certain: whether its place says that it is a call, so that one without arguments may be meant.
+    Where its place makes certain that it is a call, one without arguments may be meant.
     """
     match value:
         case list():
@@ -236,21 +227,9 @@ _GLM_VALUE_END = re.compile(r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))")
 _GLM_END = re.compile(r"\s*</tool_call>")
 
 
-def _qwen_coder(match: re.Match[str]) -> _Read | None:
-    return _key_values(match, _QWEN_PARAMETER, _QWEN_VALUE_END, _QWEN_END, inner_call=_QWEN_INNER_CALL)
-
-
-def _glm(match: re.Match[str]) -> _Read | None:
-    return _key_values(match, _GLM_KEY, _GLM_VALUE_END, _GLM_END)
-
-
 _XTML_KEY = re.compile(r'\s*<\|open\|>argument key="(?P<name>[^"<>]*)"[^<>]*<\|sep\|>')
 _XTML_VALUE_END = re.compile(r"<\|close\|>argument<\|sep\|>")
 _XTML_END = re.compile(r"\s*<\|close\|>call<\|sep\|>(?:\s*<\|close\|>tools<\|sep\|>)?")
-
-
-def _xtml(match: re.Match[str]) -> _Read | None:
-    return _key_values(match, _XTML_KEY, _XTML_VALUE_END, _XTML_END)
 
 
 _CUT_OFF = re.compile(r"\s*(?:\Z|<)")
@@ -291,6 +270,13 @@ def _find_end(
         start = ended
         closing = value_end.search(text, start)
     return closing
+
+
+_qwen_coder = partial(
+    _key_values, key=_QWEN_PARAMETER, value_end=_QWEN_VALUE_END, call_end=_QWEN_END, inner_call=_QWEN_INNER_CALL
+)
+_glm = partial(_key_values, key=_GLM_KEY, value_end=_GLM_VALUE_END, call_end=_GLM_END)
+_xtml = partial(_key_values, key=_XTML_KEY, value_end=_XTML_VALUE_END, call_end=_XTML_END)
 
 
 # --- Python and lines -------------------------------------------------------------------------------------------------

@@ -32,17 +32,11 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True)
 class Value:
-    """A value, and where it ended.
-
-    Attributes:
-        value: what was read.
-        end: the position behind it.
-        complete: False where the text ended inside it.
-    """
+    """A value, and the position behind it."""
 
     value: Any
     end: int
-    complete: bool = True
+    complete: bool = True  # False where the text ended inside it
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -222,12 +216,8 @@ class _Parser:
         members: dict[str, Any] = {}
         while True:
             position = self._separator(position)
-            if position >= len(self.text):
-                self.complete = False
-                return members, position
-            if self.text[position] in "}])":
-                self._close(position, "})")
-                return members, position + 1
+            if (end := self._end(position, "})")) is not None:
+                return members, end
             if self.text.startswith(_TAG_LIKE, position):
                 return members, position  # the closing brace was forgotten
             if self.text[position] == "{" and not members:  # all braces are doubled, as in a template
@@ -246,19 +236,21 @@ class _Parser:
         items: list[Any] = []
         while True:
             position = self._separator(position)
-            if position >= len(self.text):
-                self.complete = False
-                return items, position
-            if self.text[position] in "]})":
-                self._close(position, closing)
-                return items, position + 1
+            if (end := self._end(position, closing)) is not None:
+                return items, end
             item, position = self._value(position, depth + 1)
             items.append(item)
 
-    def _close(self, position: int, closing: str) -> None:
-        """Take note of a bracket that closes; a wrong one at the very end is where a string was cut off."""
-        if self.text[position] not in closing and _ONLY_BRACKETS.match(self.text, position + 1):
+    def _end(self, position: int, closing: str) -> int | None:
+        """Where an object or array ends, if the text or a bracket, even a wrong one, ends it at a position."""
+        if position >= len(self.text):
             self.complete = False
+            return position
+        if self.text[position] not in "}])":
+            return None
+        if self.text[position] not in closing and _ONLY_BRACKETS.match(self.text, position + 1):
+            self.complete = False  # a wrong bracket at the very end is where a string was cut off
+        return position + 1
 
     def _separator(self, position: int) -> int:
         """Skip what may stand between members: white space, comments, commas, ellipses."""

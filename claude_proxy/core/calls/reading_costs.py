@@ -102,13 +102,7 @@ class ReadingCosts:
     """
 
     def __init__(self, text: TaggedText, parameters: Container[str], *, cut: bool) -> None:
-        """Fill the table.
-
-        Args:
-            text: the text, its tags found.
-            parameters: the names of all parameters of the offered tools.
-            cut: whether the text is known to have been cut off.
-        """
+        """Fill the table, given the parameters of all offered tools, and whether the text is known to be cut off."""
         self._text = text
         self._parameters = parameters
         self._behind_element: dict[str, int] = {}  # cost of the rest behind the cheapest closing tag of that name

@@ -35,11 +35,9 @@ _WRAPPED = re.compile(r"\s*(?:<value>(.*)</value>|<!\[CDATA\[(.*)\]\]>)\s*", re.
 
 
 def unframe(raw: str, indent: str) -> str:
-    """The value between two tags: without the newlines that only put it on lines of its own.
+    """The value in what stands between two tags: without the newlines that only put it on lines of its own.
 
-    Args:
-        raw: what stands between the tags.
-        indent: what stands before the opening tag on its line; a closing tag may be indented likewise.
+    `indent` is what stands before the opening tag on its line; the closing tag may be indented likewise.
     """
     wrapped = _WRAPPED.fullmatch(raw)
     if wrapped and raw.count("<value>") <= 1:

@@ -28,7 +28,7 @@ from claude_proxy.core.messages.content import (
 )
 from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import continuation, limits
-from claude_proxy.core.reply.document import read_document
+from claude_proxy.core.reply.document import NoDocument, read_document
 from claude_proxy.core.reply.read import Reply, read_reply
 from claude_proxy.core.securechat.answer import Answer, reached_limit
 from claude_proxy.errors import InvalidDocument, ProxyError
@@ -40,36 +40,22 @@ _MAX_CONTINUATIONS = 16
 
 @dataclass(frozen=True)
 class Ask:
-    """One ask.
-
-    Attributes:
-        prompt: what the model is sent.
-        max_tokens: the limit to send with it.
-        number: 0 for the first ask of a request.
-    """
+    """One ask: what the model is to be sent."""
 
     prompt: Prompt
     max_tokens: int
-    number: int
+    number: int  # 0 for the first ask of a request
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What came of all asks together.
-
-    Attributes:
-        reply: for the client.
-        usage: what all asks cost.
-        repairs: how often a reply that could not be used was asked for again.
-        continuations: how often a reply that was cut off was continued.
-        failure: the class of the failure that ended the asking early.
-    """
+    """What came of all asks together."""
 
     reply: Reply
     usage: Usage
-    repairs: int
-    continuations: int
-    failure: str | None
+    repairs: int  # how often a reply that could not be used was asked for again
+    continuations: int  # how often a reply that was cut off was continued
+    failure: str | None  # the class of the failure that ended the asking early
 
 
 Asks: TypeAlias = Generator[Ask, Answer, T]
@@ -79,12 +65,8 @@ Asks: TypeAlias = Generator[Ask, Answer, T]
 def drive(asks: Asks[T], send: Callable[[Ask], Answer]) -> T:
     """Run asks to their result.
 
-    Args:
-        asks: just begun.
-        send: sends one ask; a `ProxyError` that it raises is thrown into the asks.
-
     Raises:
-        ProxyError: the asks have no use for a failure.
+        ProxyError: `send` has raised it, and the asks, into which it was thrown, have no use for it.
     """
     try:
         ask = next(asks)
@@ -138,36 +120,22 @@ def callable_tools(request: Request) -> dict[str, Tool]:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one ask brought.
-
-    Attributes:
-        text: the answer.
-        tokens: what it cost.
-        cut: whether it was cut off at one of the alias's limits.
-        window_full: whether prompt and answer fill the alias's window.
-    """
+    """What one ask brought."""
 
     text: str
     tokens: int
-    cut: bool
-    window_full: bool
+    cut: bool  # at one of the alias's limits
+    window_full: bool  # prompt and answer fill the alias's window
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A reply as it stands, its continuations included.
-
-    Attributes:
-        text: what the model has written.
-        tokens: what that cost.
-        reply: as it was read.
-        window_full: whether the last ask has filled the alias's window.
-    """
+    """What the model has written so far, the continuations included, and how that reads."""
 
     text: str
     tokens: int
     reply: Reply
-    window_full: bool
+    window_full: bool  # by the last ask
 
 
 @dataclass
@@ -327,11 +295,12 @@ class _Loop:
 def _as_document(read: Reply, schema: Mapping[str, Any]) -> Reply:
     """The reply as one text, the document; with a defect where it is none."""
     text = "\n".join(block.text for block in read.content if isinstance(block, Text))
-    document = read_document(text, schema)
-    if document.text is None:
-        return replace(read, defect=document.defect)
+    try:
+        document = read_document(text, schema)
+    except NoDocument as error:
+        return replace(read, defect=str(error))
     others = tuple(block for block in read.content if not isinstance(block, Text))
-    return replace(read, content=(*others, Text(document.text)), defect=None)
+    return replace(read, content=(*others, Text(document)), defect=None)
 
 
 def _spaced(prefill: str, said: str, content: tuple[ContentBlock, ...]) -> tuple[ContentBlock, ...]:

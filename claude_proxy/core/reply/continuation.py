@@ -22,14 +22,7 @@ _SHORTEST_ANCHOR, _LONGEST_ANCHOR = 60, 800  # characters
 
 
 def repair_prompt(prompt: Prompt, text: str, defect: str, *, armoured: bool) -> Prompt:
-    """The prompt that asks for a whole reply again.
-
-    Args:
-        prompt: what was asked.
-        text: the reply.
-        defect: what is wrong with it, in a sentence.
-        armoured: whether texts carry the armour of `core.prompt.armour`.
-    """
+    """The prompt that asks for a whole reply again; `defect` says in a sentence what is wrong with this one."""
     demand = (
         f"[Your reply could not be used: {defect}. Write your whole reply again, in the form described at the "
         "beginning. Do not mention this correction.]"
@@ -70,15 +63,10 @@ _ADDED = re.compile(r"<continuation>(?:[ \t]*\n)?(.*?)(?:\n?[ \t]*</continuation
 
 @dataclass(frozen=True)
 class Seam:
-    """Where a reply that was cut off is taken up again.
+    """Where a reply that was cut off is taken up again."""
 
-    Attributes:
-        kept: what stays as it is.
-        anchor: what the continuation must begin with: the last line, or the end of a very long one.
-    """
-
-    kept: str
-    anchor: str
+    kept: str  # what stays as it is
+    anchor: str  # what the continuation must begin with: the last line, or the end of a very long one
 
 
 def find_seam(text: str) -> Seam:

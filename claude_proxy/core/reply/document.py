@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from claude_proxy.core.calls import loose_json
 from claude_proxy.core.json_schema.validate import faults
@@ -21,38 +20,25 @@ _TAGGED_WIDELY = re.compile(r"<output>(.*)</output>", re.DOTALL | re.IGNORECASE)
 _FENCED = re.compile(r"^[ \t]*```[\w-]*[ \t]*\n(.*?)\n[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class StructuredOutput:
-    """The document that was found in a reply, or why there is none.
+class NoDocument(ValueError):
+    """A reply holds no valid document; the message says in a sentence for the model what is wrong."""
 
-    Attributes:
-        text: a document that is valid, as JSON text; None where there is none.
-        defect: what is wrong, in a sentence for the model.
+
+def read_document(text: str, schema: Mapping[str, Any]) -> str:
+    """The JSON document in a reply without its thinking.
+
+    Raises:
+        NoDocument: there is none that is valid against the schema.
     """
-
-    text: str | None
-    defect: str | None = None
-
-
-def read_document(text: str, schema: Mapping[str, Any]) -> StructuredOutput:
-    """Find the document in a reply.
-
-    Args:
-        text: the reply without thinking.
-        schema: the JSON Schema that the document must be valid against.
-    """
-    defect = "it holds no JSON document between <output> and </output>"
     for candidate in _candidates(text):
         try:
             value, written = _load(candidate)
         except ValueError:
             continue
-        found = faults(value, schema)
-        if not found:
-            return StructuredOutput(written)
-        defect = "the JSON document is not valid: " + "; ".join(found)
-        break
-    return StructuredOutput(None, defect)
+        if found := faults(value, schema):
+            raise NoDocument("the JSON document is not valid: " + "; ".join(found))
+        return written
+    raise NoDocument("it holds no JSON document between <output> and </output>")
 
 
 def _candidates(text: str) -> Iterator[str]:
@@ -80,14 +66,11 @@ def _load(text: str) -> tuple[Any, str]:
         pass
     if not stripped.startswith(("{", "[")):
         raise ValueError("no JSON")
-    try:
-        read = loose_json.read_value(stripped)
-    except loose_json.Unreadable:
-        raise ValueError("no JSON") from None
+    read = loose_json.read_value(stripped)
     if not read.complete or stripped[read.end :].strip():
         raise ValueError("no whole JSON")
     return read.value, json.dumps(read.value, ensure_ascii=False)
 
 
-def _refuse(name: str) -> None:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(name)

@@ -41,7 +41,7 @@ def mend_edit(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) 
             return None
         texts.append(text)
     if bare and any(bare in text for text in texts):
-        return {name: _bare_argument(name, value) for name, value in arguments.items()}
+        return _with_texts(arguments, _without_numbers)
     encoded = [text for text in texts if "&" in text]
     twins = {twin for text in encoded for twin in _twins(old, text)}
     twins = twins or {twin for text in encoded for twin in _half_decoded_twins(old, text)}
@@ -49,7 +49,22 @@ def mend_edit(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) 
         return None
     twin = twins.pop()
     lines = dict(zip(old.split("\n"), twin.split("\n"), strict=False))
-    return {name: _mended_argument(name, value, twin, lines) for name, value in arguments.items()}
+    return _with_texts(
+        arguments,
+        lambda text: twin if text == old else "\n".join(lines.get(line, line) for line in text.split("\n")),
+    )
+
+
+def _with_texts(arguments: Mapping[str, Any], mended: Callable[[str], str | None]) -> dict[str, Any]:
+    """The arguments with the old and the new text mended, where there is something to mend."""
+    texts = {
+        name: text
+        for name, value in arguments.items()
+        if isinstance(value, str)
+        and (_OLD.fullmatch(name) or _NEW.fullmatch(name))
+        and (text := mended(value)) is not None
+    }
+    return {**arguments, **texts}
 
 
 def _could_be_decoded(text: str) -> bool:
@@ -64,21 +79,6 @@ def _without_numbers(text: str) -> str | None:
     if not numbers or numbers != list(range(numbers[0], numbers[0] + len(lines))):
         return None
     return "\n".join(line[2] for line in lines if line)
-
-
-def _bare_argument(name: str, value: Any) -> Any:
-    if not isinstance(value, str) or not (_OLD.fullmatch(name) or _NEW.fullmatch(name)):
-        return value
-    bare = _without_numbers(value)
-    return value if bare is None else bare
-
-
-def _mended_argument(name: str, value: Any, twin: str, lines: Mapping[str, str]) -> Any:
-    if _OLD.fullmatch(name):
-        return twin
-    if _NEW.fullmatch(name) and isinstance(value, str):
-        return "\n".join(lines.get(line, line) for line in value.split("\n"))
-    return value
 
 
 def _twins(old: str, text: str) -> Iterable[str]:

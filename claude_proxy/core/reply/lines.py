@@ -128,18 +128,11 @@ _TELLING_END = re.compile(r"`(?<!``)``+[\w+-]*[ \t]*\n")
 
 
 class Line(NamedTuple):
-    """A line of prose, or the rest of one behind what has been read of it.
-
-    Attributes:
-        start: where it begins.
-        end: where the next one begins that is not blank.
-        fence: the marks of the code fence that it opens.
-        fence_start: where they stand.
-    """
+    """A line of prose, or the rest of one behind what has been read of it."""
 
     start: int
-    end: int
-    fence: str
+    end: int  # where the next one begins that is not blank
+    fence: str  # the marks of the code fence that it opens
     fence_start: int
 
 
@@ -161,9 +154,7 @@ class Lines:
     def line_from(self, position: int, next_call: Callable[[int], int]) -> Line | None:
         """The next line in which something may begin: the one in which the position stands, if it is not its start.
 
-        Args:
-            position: where to look from.
-            next_call: where, from a position on, calls may begin next; the end of the text where they do not.
+        `next_call` tells where, from a position on, calls may begin next; the end of the text where they do not.
         """
         if position == 0 or self._text[position - 1] == "\n":
             telling = min(
@@ -201,10 +192,9 @@ class Lines:
         return len(self._text)
 
     def end_of_quote(self, line: Line) -> int | None:
-        """Where the line ends in which the markup is closed that a line begins to quote in; its own where it never is.
+        """Where the line ends that closes the markup in which this one begins to quote; its own end if none does.
 
-        Returns:
-            None where the line does not begin with such markup.
+        None where the line does not begin with such markup.
         """
         markup = _MARKUP.match(self._text, line.start)
         if not markup:

@@ -30,20 +30,12 @@ from claude_proxy.core.reply.scan import find_parts, without_last_call
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply, read.
+    """A reply, read."""
 
-    Attributes:
-        content: the blocks, none of them empty; thinking first.
-        stop_reason: as the client will be told.
-        truncated: whether the reply was cut off, so that it could be continued.
-        defect: what is wrong with a call that could not be read, for the model to mend it.
-        stop_sequence: which of the client's sequences ended it.
-    """
-
-    content: tuple[ContentBlock, ...]
+    content: tuple[ContentBlock, ...]  # no block is empty; thinking first
     stop_reason: StopReason
-    truncated: bool = False
-    defect: str | None = None
+    truncated: bool = False  # so that it could be continued
+    defect: str | None = None  # what is wrong with it, in a sentence that the model can mend it by
     stop_sequence: str | None = None
 
     @property

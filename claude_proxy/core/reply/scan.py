@@ -17,17 +17,11 @@ _MOST_WASTED = 2_000_000  # characters
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in a reply.
+    """What was found in a reply."""
 
-    Attributes:
-        parts: calls that count, and thoughts; the prose is between them.
-        end: where the reply proper ends: at an invented result or turn, if there is one.
-        defect: what is wrong with a call that could not be read.
-    """
-
-    parts: tuple[CallBlock | Thought, ...]
-    end: int
-    defect: str | None = None
+    parts: tuple[CallBlock | Thought, ...]  # calls that count, and thoughts; the prose is between them
+    end: int  # where the reply proper ends: at an invented result or turn, if there is one
+    defect: str | None  # what is wrong with a call that could not be read
 
     @property
     def blocks(self) -> list[CallBlock]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.json_schema.validate import faults
-from claude_proxy.core.reply.document import read_document
+from claude_proxy.core.reply.document import NoDocument, read_document
 
 SCHEMA = {
     "type": "object",
@@ -45,8 +46,7 @@ FOUND = [
 
 @pytest.mark.parametrize(("text", "document"), [row[1:] for row in FOUND], ids=[row[0] for row in FOUND])
 def test_the_document_is_found(text: str, document: str) -> None:
-    found = read_document(text, SCHEMA)
-    assert (found.text, found.defect) == (document, None)
+    assert read_document(text, SCHEMA) == document
 
 
 NO_DOCUMENT = "it holds no JSON document between <output> and </output>"
@@ -67,15 +67,15 @@ MISSING = [
 
 @pytest.mark.parametrize(("text", "defect"), [row[1:] for row in MISSING], ids=[row[0] for row in MISSING])
 def test_a_reply_without_a_valid_document_has_a_defect_that_says_why(text: str, defect: str) -> None:
-    found = read_document(text, SCHEMA)
-    assert found.text is None
-    assert (found.defect or "").startswith(defect)
+    with pytest.raises(NoDocument) as failure:
+        read_document(text, SCHEMA)
+    assert str(failure.value).startswith(defect)
 
 
 @pytest.mark.parametrize("value", [5, -0.5, True, None, "a </output>", [1, {"a": []}]], ids=repr)
 def test_a_document_may_be_any_json_value(value: Any) -> None:
     written = json.dumps(value)
-    assert read_document(f"<output>\n{written}\n</output>", {}).text == written
+    assert read_document(f"<output>\n{written}\n</output>", {}) == written
 
 
 @examples(150)
@@ -85,14 +85,11 @@ def test_any_document_is_read_back_exactly(value: Any, before: str, form: str) -
         return
     written = json.dumps(value, ensure_ascii=False)
     found = read_document(f"{before}\n{form.replace('{}', written)}", {})
-    assert json.loads(found.text or "0") == value or "```" in written
+    assert json.loads(found) == value or "```" in written
 
 
 @examples(200)
 @given(st.lists(evil_texts | st.sampled_from(["<output>", "</output>", ADA, "{", "}", '"name"', ":", "[", "```"])))
 def test_a_document_that_is_returned_is_json_and_valid(pieces: list[str]) -> None:
-    found = read_document("".join(pieces), SCHEMA)
-    if found.text is None:
-        assert found.defect
-    else:
-        assert faults(json.loads(found.text), SCHEMA) == []
+    with suppress(NoDocument):
+        assert faults(json.loads(read_document("".join(pieces), SCHEMA)), SCHEMA) == []
