@@ -69,7 +69,7 @@ _WORDS: Mapping[str, Any] = {"true": True, "yes": True, "false": False, "no": Fa
 
 
 def _convert(value: Any, allowed: frozenset[str]) -> Any:
-    """The value in an allowed type, or as it was where there is no plain way."""
+    """The value in an allowed type, or unchanged where there is no obvious way to convert it."""
     if isinstance(value, str):
         return _from_string(value, allowed)
     if allowed == {"string"} and isinstance(value, bool | int | float | dict | list):

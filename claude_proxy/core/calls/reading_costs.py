@@ -125,7 +125,9 @@ class ReadingCosts:
             name, cost = self._text.tags[index].name, behind[_IN_INVOKE]
             self._behind_element[name] = min(self._behind_element.get(name, cost), cost)
         outside = self._outside(index, kind, behind)
-        in_block = _in_block(kind, behind, outside)
+        in_block = outside
+        if kind in (Kind.OPEN_BLOCK, Kind.CLOSE_BLOCK):
+            in_block = behind[_IN_BLOCK] if kind is Kind.OPEN_BLOCK else behind[_OUTSIDE]
         in_invoke = self._in_invoke(index, kind, behind, in_block)
         choices = self._in_value(index, behind, in_invoke)
         in_value = min(choices, key=itemgetter(0))[0]
@@ -204,25 +206,15 @@ class ReadingCosts:
 
     def _behind_value(self, index: int, behind: Row) -> int:
         """The cost of the rest if a closing tag closes the value."""
-        rest = behind[_IN_INVOKE]
-        match self._text.following[index]:
-            case Kind.OPEN_PARAMETER if not self._is_known(self._text.tags[index + 1]):
-                return rest + Weight.UNKNOWN_NEXT
-            case Kind.TEXT:
-                return rest + (Weight.TEXT_BEFORE_NEXT if self._begins_next(index + 1) else Weight.TEXT_BEHIND_VALUE)
-            case _:
-                return rest
-
-    def _is_known(self, tag: Tag) -> bool:
-        """Whether some tool has the parameter that a tag opens; one that the writer encoded is never text."""
-        return tag.name in self._parameters or tag.encoded
-
-    def _begins_next(self, index: int) -> bool:
-        """Whether a tag opens a parameter that some tool has, on a line of its own."""
-        if self._text.kind(index) is not Kind.OPEN_PARAMETER:
-            return False
-        tag = self._text.tags[index]
-        return tag.name in self._parameters and self._text.starts_line(tag)
+        rest, following = behind[_IN_INVOKE], self._text.following[index]
+        if following not in (Kind.OPEN_PARAMETER, Kind.TEXT):
+            return rest
+        opens_next = self._text.kind(index + 1) is Kind.OPEN_PARAMETER
+        is_known = opens_next and self._text.tags[index + 1].name in self._parameters
+        if following is Kind.OPEN_PARAMETER:  # one that the writer encoded is never text
+            return rest if is_known or self._text.tags[index + 1].encoded else rest + Weight.UNKNOWN_NEXT
+        begins_next = is_known and self._text.starts_line(self._text.tags[index + 1])
+        return rest + (Weight.TEXT_BEFORE_NEXT if begins_next else Weight.TEXT_BEHIND_VALUE)
 
 
 def _cost_of_unfinished(text: TaggedText, *, cut: bool) -> int:
@@ -234,16 +226,6 @@ def _cost_of_unfinished(text: TaggedText, *, cut: bool) -> int:
         return Weight.LIKELY_TRUNCATED
     ends_closed = kinds.count(Kind.OPEN_BLOCK) <= kinds.count(Kind.CLOSE_BLOCK)
     return Weight.TRUNCATED if ends_closed else Weight.LIKELY_TRUNCATED
-
-
-def _in_block(kind: Kind, behind: Row, outside: int) -> int:
-    match kind:
-        case Kind.CLOSE_BLOCK:
-            return behind[_OUTSIDE]
-        case Kind.OPEN_BLOCK:
-            return behind[_IN_BLOCK]
-        case _:
-            return outside
 
 
 def _quoted(kind: Kind, behind: Row) -> Row:

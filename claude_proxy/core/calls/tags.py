@@ -112,7 +112,7 @@ _BARE_TAGS = (re.compile(rf"\n[ \t]*{_BARE}", re.IGNORECASE), re.compile(_BARE_C
 
 
 def find_tags(text: str, words: Vocabulary) -> list[Tag]:
-    """All tags of a text; `words` are those of the offered tools, whose names may be tags, too."""
+    """All tags of a text; `words` names the offered tools and their parameters, which may be tags of their own."""
     lines = f"\n{text}"
     pattern = _TAG if any(bare.search(lines) for bare in _BARE_TAGS) else _BRACKETED_TAG
     tags: list[Tag] = []

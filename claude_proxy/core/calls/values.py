@@ -1,4 +1,4 @@
-"""The value of a parameter as text: raw where only a string is allowed, else JSON if it is any."""
+"""The value of a parameter as text: raw where only a string is allowed, otherwise JSON where it is valid JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_value(text: str, allowed: frozenset[str]) -> Any:
 
 
 def read_json(text: str, allowed: frozenset[str] = ALL_TYPES) -> Any:
-    """The JSON value that a text is; the text itself where it is none, or one of another type."""
+    """The JSON value that a text stands for; the text itself where it is not JSON or of a type that is not allowed."""
     try:
         value = loose_json.loads(text)
     except ValueError:

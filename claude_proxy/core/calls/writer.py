@@ -60,7 +60,7 @@ class CallWriter:
         return not has_tags and self._reads_as(self._block([call], [False]), [call])
 
     def _reads_as(self, text: str, calls: Sequence[Call]) -> bool:
-        """Whether a text is read as just these calls, in a reply that was cut off behind it, too."""
+        """Whether a text is read as exactly these calls, even in a reply that was cut off right behind it."""
         for cut in (False, True):
             block = Reader(text, self.vocabulary, cut=cut).read(0)
             if block.calls != tuple(calls) or block.end != len(text) or block.truncated:

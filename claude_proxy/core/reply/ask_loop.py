@@ -119,8 +119,8 @@ def callable_tools(request: Request) -> dict[str, Tool]:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What one ask brought."""
+class _Said:
+    """What the model has said, in one ask, or in several, whose texts are joined."""
 
     text: str
     tokens: int
@@ -130,12 +130,10 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Draft:
-    """What the model has written so far, the continuations included, and how that reads."""
+    """What the model has said so far, its continuations included, and how that reads."""
 
-    text: str
-    tokens: int
+    said: _Said
     reply: Reply
-    window_full: bool  # by the last ask
 
 
 @dataclass
@@ -160,8 +158,8 @@ class _Loop:
 
     def first_draft(self, prompt: Prompt) -> Asks[_Draft]:
         """Ask until the reply can be given to the client, or cannot be helped."""
-        part = yield from self._ask(prompt)
-        draft = yield from self._continue(prompt, self._draft(part.text, part.tokens, part))
+        said = yield from self._ask(prompt)
+        draft = yield from self._continue(prompt, self._draft(said))
         draft = yield from self._repair(prompt, draft)
         reply = draft.reply
         if self.request.output_schema is not None and reply.defect and not reply.truncated and not reply.calls:
@@ -170,7 +168,7 @@ class _Loop:
 
     # --- one ask ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, prompt: Prompt) -> Asks[_Part]:
+    def _ask(self, prompt: Prompt) -> Asks[_Said]:
         max_tokens = min(self.wanted, self.alias.max_output)
         self.asks += 1
         answer = yield Ask(prompt, max_tokens, self.asks - 1)
@@ -179,19 +177,19 @@ class _Loop:
         self.usage = Usage(self.usage.input_tokens + input_tokens, self.usage.output_tokens + output_tokens)
         window_full = input_tokens + output_tokens >= self.alias.window
         cut = window_full or reached_limit(self.alias, max_tokens, answer.output_tokens)
-        return _Part(answer.text, output_tokens, cut, window_full)
+        return _Said(answer.text, output_tokens, cut, window_full)
 
-    def _draft(self, text: str, tokens_of_text: int, last: _Part) -> _Draft:
-        return _Draft(text, tokens_of_text, self._read(text, cut=last.cut), last.window_full)
+    def _draft(self, said: _Said) -> _Draft:
+        return _Draft(said, self._read(said))
 
-    def _read(self, text: str, *, cut: bool) -> Reply:
+    def _read(self, said: _Said) -> Reply:
         request = self.request
-        said = continuation.without_prefill(request.prefill, text)
+        text = continuation.without_prefill(request.prefill, said.text)
         read = read_reply(
-            said,
+            text,
             self.words.tools,
             self.new_id,
-            cut=cut,
+            cut=said.cut,
             single_call=request.tool_choice.disable_parallel_tool_use,
             decoded=self.armoured,
             vocabulary=self.words,
@@ -199,7 +197,7 @@ class _Loop:
         if request.output_schema is not None and not read.calls and not read.truncated:
             return _as_document(read, request.output_schema)
         if request.prefill:
-            read = replace(read, content=_spaced(request.prefill, said, read.content))
+            read = replace(read, content=_spaced(request.prefill, text, read.content))
         return read if read.defect else replace(read, defect=self._defect(read))
 
     def _defect(self, read: Reply) -> str | None:
@@ -221,28 +219,28 @@ class _Loop:
         for _ in range(_MAX_CONTINUATIONS - self.continuations):
             if not self._may_go_on(draft):
                 break
-            seam = continuation.find_seam(draft.text)
+            seam = continuation.find_seam(draft.said.text)
             try:
-                part = yield from self._ask(continuation.continuation_prompt(prompt, seam, armoured=self.armoured))
+                more = yield from self._ask(continuation.continuation_prompt(prompt, seam, armoured=self.armoured))
             except ProxyError as error:
                 self.failure = type(error).__name__
                 break  # what is whole is worth more than an error
-            joined = continuation.join(seam, part.text)
+            joined = continuation.join(seam, more.text)
             if joined is None:
                 break
             self.continuations += 1
-            if len(joined) <= len(draft.text):
+            if len(joined) <= len(draft.said.text):
                 # Nothing was missing: the limit was reached with the last word. So a call that ends there is whole.
-                return self._draft(draft.text, draft.tokens, part)
-            draft = self._draft(joined, draft.tokens + part.tokens, part)
+                return self._draft(replace(more, text=draft.said.text, tokens=draft.said.tokens))
+            draft = self._draft(replace(more, text=joined, tokens=draft.said.tokens + more.tokens))
         return draft
 
     def _may_go_on(self, draft: _Draft) -> bool:
         return bool(
             draft.reply.truncated
-            and not draft.window_full
+            and not draft.said.window_full
             and self.usage.output_tokens < self.wanted
-            and draft.text
+            and draft.said.text
             and limits.stop_at(draft.reply.content, self.request.stop_sequences)[1] is None
         )
 
@@ -252,16 +250,16 @@ class _Loop:
         if not read.defect:
             return draft
         said_nothing = all(isinstance(block, Thinking) for block in read.content)
-        demand = continuation.repair_prompt(prompt, draft.text, read.defect, armoured=self.armoured)
+        demand = continuation.repair_prompt(prompt, draft.said.text, read.defect, armoured=self.armoured)
         try:
-            part = yield from self._ask(demand)
+            said = yield from self._ask(demand)
         except ProxyError as error:
             if said_nothing or self.request.output_schema is not None:
                 raise  # there is nothing to fall back on
             self.failure = type(error).__name__
             return draft
         self.repairs += 1
-        again = yield from self._continue(demand, self._draft(part.text, part.tokens, part))
+        again = yield from self._continue(demand, self._draft(said))
         helps_without_call = self.request.output_schema is not None or said_nothing
         if again.reply.calls or (helps_without_call and not again.reply.defect):
             return again
@@ -275,9 +273,9 @@ class _Loop:
         content, sequence = limits.stop_at(read.content, self.request.stop_sequences)
         if sequence is not None:
             return replace(read, content=content, stop_reason="stop_sequence", stop_sequence=sequence)
-        content, was_cut = self._shorten(content, draft.tokens)
+        content, was_cut = self._shorten(content, draft.said.tokens)
         reason: StopReason = "max_tokens" if was_cut else read.stop_reason
-        if reason == "max_tokens" and draft.window_full and not was_cut:
+        if reason == "max_tokens" and draft.said.window_full and not was_cut:
             reason = "model_context_window_exceeded"
         return replace(read, content=content, stop_reason=reason)
 
@@ -293,7 +291,7 @@ class _Loop:
 
 
 def _as_document(read: Reply, schema: Mapping[str, Any]) -> Reply:
-    """The reply as one text, the document; with a defect where it is none."""
+    """The reply as one text, the document; with a defect if it is not valid."""
     text = "\n".join(block.text for block in read.content if isinstance(block, Text))
     try:
         document = read_document(text, schema)

@@ -1,7 +1,7 @@
 """Where in a reply calls stand: a finder for the canonical notation, and one for all other dialects.
 
-A finder looks at a line and yields what its attempts to read calls there come to, until one succeeds. It keeps nothing
-in mind between lines; what the attempts add up to is kept by `scan`.
+A finder looks at a line and yields the results of its attempts to read calls there, until one succeeds. It remembers
+nothing between lines; `scan` adds the results up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOT_BLANK = re.compile(r"\S|\Z")
 
 @dataclass(frozen=True)
 class Attempt:
-    """What an attempt to read calls has come to.
+    """The result of an attempt to read calls.
 
     Attributes:
         block: the calls, if they count.

@@ -53,7 +53,7 @@ def find_parts(text: str, words: Vocabulary, *, cut: bool, most_wasted: int = _M
 
 
 class _Scan:
-    """One pass through a text; it keeps count of what the attempts to read calls have come to, see `Attempt`."""
+    """One pass through a text; it adds up the results of the attempts to read calls, see `Attempt`."""
 
     def __init__(self, text: str, finder: Finder | None, most_wasted: int) -> None:
         self._text = text
