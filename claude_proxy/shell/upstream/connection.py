@@ -116,7 +116,9 @@ class Connection:
         return reader.starts_an_answer or reader.ended or len(reader) > MAX_HEAD
 
     def _receive(self, reader: AnswerReader, waiter: Waiter, silence: float) -> bytes:
-        limit = silence if reader.starts_an_answer else math.inf  # before that the model is thinking
+        if not self.has_answered:  # the model is thinking: to read before something has come would be a call in vain
+            self.stream.wait(waiter, READ)
+        limit = silence if reader.starts_an_answer else math.inf
         data = attempt(self.stream.receive, self.stream, waiter, silence=limit)
         self.has_answered = self.has_answered or bool(data)
         return data

@@ -68,7 +68,8 @@ class Waiter:
         self._ready = ready or _READY
         self._step_limit = math.inf
         self._start = clock()
-        self._due = self._glance = 0.0
+        self._due = 0.0
+        self._glance = _GLANCE  # the server has just heard from the client
 
     def renew(self, limit: float) -> None:
         """Give a further call a time limit of its own, in seconds from now."""
