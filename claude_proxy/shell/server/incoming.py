@@ -44,8 +44,7 @@ class Incoming(Reader):
         """
         self.allow(seconds)
         with contextlib.suppress(RequestTimeout, ClientGone):
-            # A client seldom sends its next request at once, so asking for it before waiting would be a call in vain.
-            return bool(len(self)) or (is_ready(self._connection, READ, seconds) and self.fill())
+            return bool(len(self)) or self.fill()
         return False
 
     def allow(self, seconds: float, rate: float = math.inf) -> None:
