@@ -17,7 +17,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from claude_proxy import __version__
 from claude_proxy.core.http1.request import RequestHead, check_length, read_body, read_head
@@ -44,11 +44,10 @@ class HttpRequest:
         method: as sent; methods are case-sensitive.
         path: the target without its query.
         headers: names in lower case; of a repeated one the first.
-        body: as sent, unpacked; whoever has read it may empty it, so that it takes no memory meanwhile.
+        body: unpacked; whoever has read it may empty it, so that it takes no memory meanwhile.
         connection: the client's socket, to see whether it is still there.
         query: the target's query, without the question mark.
-        raise_if_stopped: to be called every second or so of waiting; raises `ShuttingDown` when the proxy is being
-            stopped and cannot wait for this request any longer.
+        raise_if_stopped: to be called every second or so of waiting; raises `ShuttingDown` when time has run out.
         is_stopping: whether the proxy is being stopped; what would never end by itself ends now.
     """
 
@@ -74,9 +73,8 @@ class HttpRequest:
 class ResponseWriter(Protocol):
     """Where an application writes its response: one body, or a stream."""
 
-    @property
-    def started(self) -> bool:
-        """Whether the head has been sent."""
+    started: bool
+    """Whether the head has been sent."""
 
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole response."""
@@ -185,16 +183,10 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         body = read_body(self._incoming, head, max_bytes=max_body, taken=taken)
         connections = self.server.connections
         connections.set_state(self.connection, ConnectionState.ANSWERING)
-        connections.raise_if_stopped()
+        stop = connections.raise_if_stopped
+        stop()
         return HttpRequest(
-            head.method,
-            head.path,
-            head.headers,
-            body,
-            self.connection,
-            head.query,
-            connections.raise_if_stopped,
-            lambda: connections.stopping,
+            head.method, head.path, head.headers, body, self.connection, head.query, stop, lambda: connections.stopping
         )
 
     def _answer(self, request: HttpRequest) -> None:
@@ -280,14 +272,10 @@ class _LastWord:
         framing = {"content-length": str(len(body)), "connection": "close"}
         self.data = response_head(status, {**headers, **framing}) + body
 
-    def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
-        raise NotImplementedError
+    def _never(self, *_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError("a refusal is no stream")
 
-    def send(self, event: bytes) -> None:
-        raise NotImplementedError
-
-    def end_stream(self, event: bytes = b"") -> None:
-        raise NotImplementedError
+    start_stream = send = end_stream = _never
 
 
 def _bytes_of_bodies(settings: Settings) -> int:
@@ -342,7 +330,7 @@ class ProxyServer(ThreadingHTTPServer):
         """
         self.application.adopt(settings)
         self.settings = settings
-        self.bodies.allow(_bytes_of_bodies(settings))
+        self.bodies.most = _bytes_of_bodies(settings)
 
     def server_bind(self) -> None:
         """Bind, without the look-up of the machine's own name that `HTTPServer` makes: it can take seconds."""

@@ -6,6 +6,7 @@ How a connection is made, and what is said of failures, stands in `route`; what 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -130,7 +131,7 @@ class IdleConnections:
     """Connections that wait for the next call. Any thread may take one, or give one back."""
 
     def __init__(self, seconds: float, most: int) -> None:
-        """Begin without any, and keep each for so many seconds, and no more than `most`."""
+        """Keep each connection for so many seconds, and no more than `most`."""
         self._seconds = seconds
         self._most = most
         self._kept: list[tuple[float, Connection]] = []  # when each was given back; the most recent is the last
@@ -155,16 +156,18 @@ class IdleConnections:
         now = time.monotonic()
         with self._lock:
             self._kept.append((now, connection))
-            old = sum(now - since >= self._seconds for since, _ in self._kept)
-            surplus = max(len(self._kept) - self._most, old)
-            dropped, self._kept[:surplus] = self._kept[:surplus], []
-        for _, each in dropped:
-            each.close()
+        self._drop(now - self._seconds)
 
     def close(self) -> None:
         """Close all, and keep none from now on."""
+        self._most = 0
+        self._drop(math.inf)
+
+    def _drop(self, until: float) -> None:
+        """Close those that were given back before then, and the oldest of those that are too many."""
         with self._lock:
-            self._most = 0
-            dropped, self._kept[:] = self._kept[:], []
+            old = sum(since <= until for since, _ in self._kept)
+            surplus = max(len(self._kept) - self._most, old)
+            dropped, self._kept[:surplus] = self._kept[:surplus], []
         for _, each in dropped:
             each.close()
