@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from claude_proxy.core.http1 import grammar
 from claude_proxy.core.http1.grammar import REQUEST, REQUEST_LINE, Fields, Malformed, decimal, elements
 from claude_proxy.core.http1.parts import read_chunks, read_fields, unpack
 from claude_proxy.core.http1.reader import Reader
@@ -209,43 +210,31 @@ def unpack_body(body: bytes, encoding: str, max_bytes: int, taken: Callable[[int
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
-_WORDS: Mapping[str, tuple[type[InvalidRequest | HeadTooLarge | TargetTooLong], str]] = {
-    "cut short": (InvalidRequest, "The request was cut short: it ends before it is complete."),
-    "bare line feed": (InvalidRequest, "This is not a well-formed HTTP request: a line does not end with CRLF."),
-    "no header": (InvalidRequest, "A line of the request's head is no header."),
-    "no header: trailers": (InvalidRequest, "A trailer of the request body is no header."),
-    "no chunk": (InvalidRequest, "The size of a chunk of the request body is not a hexadecimal number."),
-    "wrong chunk": (InvalidRequest, "A chunk of the request body is not as long as its size says."),
-    "too many": (HeadTooLarge, "The request has more than {headers} headers (MAX_HEADERS)."),
-    "too long: start line": (TargetTooLong, f"The request line is longer than {_MAX_REQUEST_LINE // 1024} KB."),
-    "too long: head": (HeadTooLarge, "The request's head is larger than {bytes} bytes (MAX_HEAD_KB)."),
-    "too long: chunk line": (HeadTooLarge, "A chunk's extension or a trailer is too long."),
-    "too long": (HeadTooLarge, "The extensions and trailers of the request body are too long."),
-}
-_NOT_UNPACKED: Mapping[str, tuple[Mapping[str, str], str]] = {  # the details, and the message
-    "unknown coding": (
-        {"error_code": "request_body_encoding_unsupported"},
-        "The only Content-Encodings that this server takes are gzip and deflate, one at a time.",
-    ),
-    **dict.fromkeys(
-        ("damaged", "cut short"),
-        (
-            {"error_code": "request_body_encoding_invalid"},
-            "The request body is not whole and correct {coding} data, as its Content-Encoding says.",
-        ),
-    ),
-}
-
 
 def _refusal(malformed: Malformed, *, max_bytes: int, max_headers: int = 0, coding: str = "") -> ProxyError:
     """What to tell a client whose request breaks the grammar or a limit."""
-    if (malformed.fault, malformed.part) == ("too long", "body"):
-        return _too_large(max_bytes)
-    if malformed.part == "packed body":
-        details, message = _NOT_UNPACKED[malformed.fault]
-        return InvalidRequest(message.format(coding=coding), details=details)
-    failure, words = malformed.among(_WORDS)
-    return failure(words.format(bytes=max_bytes, headers=max_headers))
+    match malformed.kind:
+        case "start line":
+            return TargetTooLong(f"The request line is longer than {_MAX_REQUEST_LINE // 1024} KB.")
+        case "head":
+            return HeadTooLarge(f"The request's head is larger than {max_bytes} bytes (MAX_HEAD_KB).")
+        case "headers":
+            return HeadTooLarge(f"The request has more than {max_headers} headers (MAX_HEADERS).")
+        case "extras":
+            return HeadTooLarge("The extensions and trailers of the request body are too long.")
+        case "body":
+            return _too_large(max_bytes)
+        case grammar.CODING:
+            return InvalidRequest(
+                "The only Content-Encodings that this server takes are gzip and deflate, one at a time.",
+                details={"error_code": "request_body_encoding_unsupported"},
+            )
+        case grammar.PACKED:
+            return InvalidRequest(
+                f"The request body is not whole and correct {coding} data, as its Content-Encoding says.",
+                details={"error_code": "request_body_encoding_invalid"},
+            )
+    return InvalidRequest(f"The request {malformed.what}.")
 
 
 def _too_large(max_body: int) -> RequestTooLarge:

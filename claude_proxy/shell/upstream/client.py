@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from claude_proxy import __version__
-from claude_proxy.core.http1.answer import MAX_BODY, BadAnswer, HttpAnswer
+from claude_proxy.core.http1.answer import MAX_BODY, HttpAnswer
+from claude_proxy.core.http1.grammar import Malformed
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.upstream import forward_proxy
 from claude_proxy.shell.upstream.connection import Connection, RequestParts
@@ -109,7 +110,7 @@ class Upstream:
         try:
             silence = self.route.settings.silence_timeout
             answer, reusable = connection.exchange(request, waiter, silence=silence, max_body=self._max_answer)
-        except (OutOfTime, OSError, BadAnswer) as error:
+        except (OutOfTime, OSError, Malformed) as error:
             if connection.is_stale(self._stale_seconds) and not isinstance(error, OutOfTime):
                 raise _StaleConnection from None
             raise self.route.explain_exchange(error, waiter, has_answered=connection.has_answered) from None

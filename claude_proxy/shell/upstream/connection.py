@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from claude_proxy.core.http1.answer import MAX_HEAD, AnswerHead, AnswerReader, HttpAnswer, read_answer, read_head
+from claude_proxy.core.http1.answer import MAX_HEAD, AnswerReader, HttpAnswer, read_answer, read_head
+from claude_proxy.core.http1.grammar import Malformed
 from claude_proxy.shell.upstream import tls
 from claude_proxy.shell.upstream.stream import NotReady, Stream, attempt
 from claude_proxy.shell.wait.waiter import READ, Waiter
@@ -49,14 +50,13 @@ class Connection:
         """Give it up."""
         self.stream.close()
 
-    def ask(self, request: RequestParts, waiter: Waiter) -> tuple[AnswerHead, bool]:
-        """Send a request and read the head of the answer, and whether more has come already.
-
-        Raises:
-            OutOfTime, ClientGone, OSError, BadAnswer: as for `exchange`.
-        """
-        reader, _ = self._send(request, waiter, math.inf)
-        return read_head(reader), len(reader) > 0
+    def ask_for_tunnel(self, request: bytes, waiter: Waiter) -> int:
+        """Send a CONNECT and return the status of the answer; raises what `exchange` does."""
+        reader, _ = self._send([request], waiter, math.inf)
+        status = read_head(reader).status
+        if status < 300 and len(reader):
+            raise Malformed("spoke before REDCap did", lasting=True)
+        return status
 
     def exchange(
         self, request: RequestParts, waiter: Waiter, *, silence: float, max_body: int
@@ -66,7 +66,7 @@ class Connection:
         Raises:
             OutOfTime, ClientGone: as the waiter finds; a silence counts as out of time.
             OSError: the connection broke.
-            BadAnswer: what came is no answer.
+            Malformed: what came is no answer.
         """
         self._uses += 1
         reader, whole = self._send(request, waiter, silence)

@@ -15,7 +15,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from claude_proxy.errors import ClientGone
@@ -141,16 +141,15 @@ class Waiter:
 
     def _listen(self, client: socket.socket) -> None:
         """See whether the client has gone. If it has sent something instead, the server will read it later."""
-        with suppress(BlockingIOError):
-            try:
-                data = client.recv(1, socket.MSG_PEEK)
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                raise ClientGone from error
-            if not data:
-                raise ClientGone
-            self._client_talks = True
+        try:
+            data = client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ClientGone from error
+        if not data:
+            raise ClientGone
+        self._client_talks = True
 
 
 def is_ready(sock: socket.socket, event: int, timeout: float) -> bool:
