@@ -46,7 +46,8 @@ class Upstream:
             network: as for `Route`.
             idle_seconds: how long a connection is kept for the next call.
             most_idle: how many are kept.
-            stale_seconds: a server that had closed a kept connection lets us know so soon; later it may be at work.
+            stale_seconds: a failure this soon means that the server had closed a kept connection; after that it may be
+                at work on the request.
             max_answer: bytes of an answer's body.
 
         Raises:
@@ -73,9 +74,9 @@ class Upstream:
 
         Args:
             content_type: of the body.
-            write: makes the body, and makes it again where a kept connection turns out to be closed: so it takes no
+            write: makes the body, and makes it again if a kept connection turns out to be closed; so the body takes no
                 memory while the model thinks.
-            waiter: who waits.
+            waiter: waits for the connection, within the call's limits.
             headers: further ones.
 
         Raises:

@@ -22,7 +22,6 @@ class Connection:
     """A connection that is kept from one request to the next."""
 
     def __init__(self, stream: Stream) -> None:
-        """Begin on a stream that is connected, or will be before the first request."""
         self.stream = stream
         self.has_answered = False  # whether anything has come since the request began
         self._uses = 0
@@ -74,7 +73,7 @@ class Connection:
         return answer, reusable and whole
 
     def _send(self, request: RequestParts, waiter: Waiter, silence: float) -> tuple[AnswerReader, bool]:
-        """Send a request; where its answer comes in, and whether all of it went out."""
+        """Send a request; returns the reader of its answer, and whether the whole request was sent."""
         self.has_answered, self._sent_at = False, None
         reader = AnswerReader(lambda: self._receive(reader, waiter, silence))
         whole = all(self._send_part(part, reader, waiter, silence) for part in request)

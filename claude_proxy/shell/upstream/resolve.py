@@ -7,10 +7,10 @@ that hangs is joined by at most three more.
 
 from __future__ import annotations
 
-import socket
+import ipaddress
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from claude_proxy.shell.upstream.stream import Address, Network
@@ -23,19 +23,12 @@ MOST_THREADS = 4
 class Resolver:
     """Finds the addresses of one host and port."""
 
-    def __init__(self, host: str, port: int, *, patience: float, network: Network | None = None) -> None:
-        """Prepare.
-
-        Args:
-            host: a name or an IP address.
-            port: the port.
-            patience: seconds after which a look-up is taken to hang, and another may be started beside it.
-            network: whom to ask; by default the machine's.
-        """
+    def __init__(self, host: str, port: int, *, patience: float, network: Network) -> None:
+        """Prepare; a look-up is taken to hang after `patience` seconds, and then another may be started beside it."""
         self._host = host
         self._port = port
         self._patience = patience
-        self._network = network or Network()
+        self._network = network
         self._lock = threading.Lock()
         self._running: list[_LookUp] = []
 
@@ -47,10 +40,9 @@ class Resolver:
             OSError: no look-up can be started.
             OutOfTime, ClientGone: as the waiter finds.
         """
-        try:
-            return self._ask(numeric=True)  # an IP address needs no asking
-        except (socket.gaierror, UnicodeError):
-            pass
+        with suppress(ValueError):
+            ipaddress.ip_address(self._host)
+            return self._ask()  # at once: no name server has to be asked
         with closing(Signal()) as over:
             look_up = self._join(over)
             over.wait(waiter)
@@ -58,8 +50,8 @@ class Resolver:
             raise look_up.failure
         return look_up.found
 
-    def _ask(self, *, numeric: bool = False) -> list[Address]:
-        return self._network.look_up(self._host, self._port, numeric=numeric)
+    def _ask(self) -> list[Address]:
+        return self._network.look_up(self._host, self._port)
 
     def _join(self, over: Signal) -> _LookUp:
         """The look-up that is running, or a new one; `over` will tell when it has ended."""

@@ -90,14 +90,14 @@ class Route:
         raise self._explain_connecting(failure, waiter)
 
     def secure(self, connection: Connection, waiter: Waiter) -> None:
-        """Do the handshake of TLS on a connection that was made without."""
+        """Do the TLS handshake on a connection that was made without."""
         try:
             self._shake_hands(connection, waiter)
         except (OutOfTime, OSError, ValueError) as error:
             raise self._explain_connecting(error, waiter) from None
 
     def _open(self, address: Address, waiter: Waiter, *, secure: bool) -> Connection:
-        """A connection; none is left over where that fails."""
+        """A connection; when a stage fails, it is closed."""
         connection = Connection(self._network.open(address))
         try:
             attempt(connection.stream.connect, connection.stream, waiter)
