@@ -58,12 +58,7 @@ class RequestHead(NamedTuple):
 
 
 def read_head(reader: Reader, *, max_bytes: int, max_headers: int) -> RequestHead:
-    """Read the head of a request.
-
-    Args:
-        reader: where its first byte has come.
-        max_bytes: limit for the whole head.
-        max_headers: limit for the number of headers.
+    """Read the head of a request, whose first byte has come already.
 
     Raises:
         InvalidRequest: this is no request, or one that could be understood in several ways.
@@ -152,11 +147,7 @@ def _expects_continue(fields: Fields) -> bool:
 
 
 def check_length(length: int, max_body: int) -> None:
-    """Refuse a body that is too large.
-
-    Raises:
-        RequestTooLarge: it has more than `max_body` bytes.
-    """
+    """Raise `RequestTooLarge` for a body of more than `max_body` bytes."""
     if length > max_body:
         raise _too_large(max_body)
 
@@ -170,11 +161,11 @@ def read_body(
         reader: where the head has been read.
         head: says how long the body is and how it is packed.
         max_bytes: limit for the body, packed and unpacked.
-        taken: told of every number of bytes that will be held, as they come; may raise to refuse them.
+        taken: told how many more bytes will be held, as they come; may raise to refuse them.
 
     Raises:
         RequestTooLarge: it exceeds the limit.
-        InvalidRequest: it is cut short, its chunks are malformed, or it cannot be unpacked.
+        InvalidRequest: it breaks off, its chunks are malformed, or it cannot be unpacked.
         HeadTooLarge: its extensions and trailers are too long.
     """
     try:

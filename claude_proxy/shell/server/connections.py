@@ -39,7 +39,7 @@ class Connections:
     """
 
     def __init__(self, limit: int, farewell_seconds: float) -> None:
-        """Allow `limit` at once, and so many seconds for the last words after the time of grace."""
+        """Allow `limit` at once; after the time of grace, last words may take `farewell_seconds`."""
         self._limit = limit
         self._farewell_seconds = farewell_seconds
         self._states: dict[socket.socket, ConnectionState] = {}  # in the order of the last change
@@ -88,7 +88,7 @@ class Connections:
             grace: seconds after which those that are still not answered are told so.
 
         Returns:
-            How many could not even be told.
+            How many were still open then, and are cut.
         """
         with self._changed:
             self.stopping = True

@@ -80,13 +80,13 @@ class ResponseWriter(Protocol):
         """Send a whole response."""
 
     def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
-        """Send the head of a 200 response that streams, and its first event if that is there already."""
+        """Send the head of a 200 response that streams, and its first event if there is one already."""
 
     def send(self, event: bytes) -> None:
         """Send one event of the stream, at once."""
 
     def end_stream(self, event: bytes = b"") -> None:
-        """Send the last event, if there is one still, and end the stream and with it the response."""
+        """Send the last event, if one is left, and end the stream."""
 
 
 class Application(Protocol):
@@ -288,7 +288,7 @@ class ServerLimits(NamedTuple):
     Attributes:
         write_seconds: for one write to a client.
         farewell_seconds: for the last words when the server stops and the time of grace is over.
-        most_parting: connections that were not let in and are still listening to why.
+        most_parting: connections that were turned away and are still reading why.
     """
 
     write_seconds: float = 120.0
@@ -306,11 +306,7 @@ class ProxyServer(ThreadingHTTPServer):
     request_queue_size = 1024
 
     def __init__(self, settings: Settings, application: Application, limits: ServerLimits = USUAL_LIMITS) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the address cannot be listened on.
-        """
+        """Listen; raises `OSError` if the address cannot be listened on."""
         self.application = application
         self.settings = settings
         self.limits = limits
@@ -349,14 +345,7 @@ class ProxyServer(ThreadingHTTPServer):
         return f"http://[{host}]:{self.server_port}" if ":" in host else f"http://{host}:{self.server_port}"
 
     def stop(self, grace: float) -> int:
-        """Take no further connections, let running requests end, and close; from another thread than the serving one.
-
-        Args:
-            grace: seconds after which the requests that still run are told to try again.
-
-        Returns:
-            How many connections had to be cut without a word.
-        """
+        """Stop listening, and end all connections as `Connections.stop` does; not for the thread that serves."""
         self.shutdown()
         self.server_close()
         return self.connections.stop(grace)

@@ -113,8 +113,7 @@ class Waiter:
             until: a further limit, in seconds since the beginning.
 
         Raises:
-            OutOfTime: a limit has passed.
-            ClientGone: the client has closed its connection.
+            OutOfTime, ClientGone: as for `attend`.
         """
         while True:
             now = self.elapsed
