@@ -103,8 +103,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "too large a chunk": (CHUNKED + b"%x\r\n" % (2 * MB + 1), 413, "2 MB"),
     "too much in all": (CHUNKED + (b"80000\r\n" + bytes(0x80000) + b"\r\n") * 5, 413, "2 MB"),
     "a size beyond 64 bits": (CHUNKED + b"f" * 16 + b"\r\n", 413, "2 MB"),
-    "a trailer that is none": (CHUNKED + b"0\r\nnonsense\r\n\r\n", 400, "a line of it is no header"),
-    "a folded trailer": (CHUNKED + b"0\r\nx: y\r\n z\r\n\r\n", 400, "a line of it is no header"),
+    "a trailer that is none": (CHUNKED + b"0\r\nnonsense\r\n\r\n", 400, "one of its lines is not a header"),
+    "a folded trailer": (CHUNKED + b"0\r\nx: y\r\n z\r\n\r\n", 400, "one of its lines is not a header"),
     "too many trailers": (CHUNKED + b"0\r\n" + (b"x: " + b"y" * 1000 + b"\r\n") * 100, 431, "trailers"),
 }
 

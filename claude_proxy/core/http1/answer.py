@@ -42,9 +42,7 @@ class AnswerReader(Reader):
     """What has come on a connection to a server."""
 
     def __init__(self, more: Callable[[], bytes], side: Side = ANSWER) -> None:
-        """Begin with nothing; `more` and `side` are as for `Reader`."""
         super().__init__(more, side)
-        self.side = side
         self.begun = False  # whether the status line of the final answer has been read
 
     @property
@@ -63,7 +61,7 @@ def read_head(reader: AnswerReader) -> AnswerHead:
     for _ in range(_MAX_INTERIM + 1):
         minor_version, status = _read_status_line(reader)
         reader.begun = status >= 200
-        fields = read_fields(reader, reader.side, "head", MAX_HEAD)
+        fields = read_fields(reader, "head", MAX_HEAD)
         if status >= 200:
             return AnswerHead(minor_version, status, fields)
         if status == 101:
@@ -78,7 +76,7 @@ def read_answer(reader: AnswerReader, *, max_body: int = MAX_BODY) -> tuple[Http
         The answer, and whether its connection can be used again.
 
     Raises:
-        Malformed: what comes is no answer, or not whole, or its body has more than `max_body` bytes.
+        Malformed: this is not a whole HTTP answer, or its body has more than `max_body` bytes.
     """
     head = read_head(reader)
     body, framed = _read_body(reader, head, max_body)
@@ -114,7 +112,7 @@ def _read_body(reader: AnswerReader, head: AnswerHead, max_body: int) -> tuple[b
     if codings:
         if codings != ["chunked"]:
             raise Malformed("is framed in a way that was not asked for", lasting=True)
-        return read_chunks(reader, reader.side, max_body, lambda _: None), not lengths
+        return read_chunks(reader, max_body, lambda _: None), not lengths
     if not lengths:
         return reader.rest(max_body), False
     length = decimal(lengths.pop())
@@ -130,4 +128,4 @@ def _unpack(body: bytes, head: AnswerHead, side: Side, max_body: int) -> bytes:
     codings = [coding for coding in elements(head.fields, "content-encoding") if coding != "identity"]
     if not codings or not body:
         return body
-    return unpack(body, " ".join(codings), side, max_body, lambda _: None)  # two together are none that is known
+    return unpack(body, " ".join(codings), side, max_body, lambda _: None)  # of two together none is known

@@ -18,46 +18,44 @@ _BLANKS = " \t\n\r\v\f"
 _SLICE, _PIECE = 64 * 1024, 256 * 1024  # bytes that are unpacked at a time: at most so many, to at most so many
 
 
-def read_fields(
-    reader: Reader, side: Side, limit: str, max_bytes: int, max_fields: float = math.inf
-) -> dict[str, list[str]]:
+def read_fields(reader: Reader, limit: str, max_bytes: int, max_fields: float = math.inf) -> dict[str, list[str]]:
     """Read header fields or trailers, and the empty line behind them; `limit` names the limit for their bytes.
 
     Raises:
-        Malformed: a line is no header, or they exceed a limit.
+        Malformed: a line is not a header, or they exceed a limit.
     """
     fields: dict[str, list[str]] = {}
     last: list[str] = []  # the values of the name that came last
     count = 0
     while line := reader.line(max_bytes, limit):
         max_bytes -= len(line) + 2
-        if match := side.field.fullmatch(line):
+        if match := reader.side.field.fullmatch(line):
             count += 1
             if count > max_fields:
                 raise Malformed("has too many headers", "headers")
             name, value = match.groups()
             last = fields.setdefault(name.lower(), [])
             last.append(value.strip(" \t"))
-        elif not side.strict and line[0] in " \t" and last:
+        elif not reader.side.strict and line[0] in " \t" and last:
             last[-1] += " " + line.strip(_BLANKS)
         else:
-            raise Malformed(f"has a {part_of(limit)} that cannot be read: a line of it is no header")
+            raise Malformed(f"has a {part_of(limit)} that cannot be read: one of its lines is not a header")
     return fields
 
 
-def read_chunks(reader: Reader, side: Side, max_bytes: int, taken: Callable[[int], None]) -> bytes:
+def read_chunks(reader: Reader, max_bytes: int, taken: Callable[[int], None]) -> bytes:
     """Read chunks and trailers: RFC 9112, section 7.1. Extensions and trailers mean nothing to us.
 
     Raises:
         Malformed: they are no chunks, or exceed a limit.
     """
     body = bytearray()  # a list of chunks would take many times as much where each has a byte or two
-    extras = side.max_extras
+    side, extras = reader.side, reader.side.max_extras
     while True:
         line = reader.line(side.max_chunk_line, "extras")
         match = side.chunk_line.fullmatch(line)
         if not match:
-            raise Malformed(f"{_NOT_CHUNKED}: the size of a chunk is no hexadecimal number")
+            raise Malformed(f"{_NOT_CHUNKED}: the size of a chunk is not a hexadecimal number")
         size = int(match[1], 16)
         if len(body) + size > max_bytes:
             raise too_large(max_bytes)
@@ -65,7 +63,7 @@ def read_chunks(reader: Reader, side: Side, max_bytes: int, taken: Callable[[int
         if extras < 0:
             raise too_long("extras")
         if size == 0:
-            read_fields(reader, side, "extras", min(MAX_TRAILERS, extras + 2))
+            read_fields(reader, "extras", min(MAX_TRAILERS, extras + 2))
             return bytes(body)
         body += reader.exactly(size, taken)
         if reader.exactly(2) != b"\r\n":

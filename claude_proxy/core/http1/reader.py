@@ -19,10 +19,10 @@ class Reader:
 
         Args:
             more: returns what came next, waiting if need be; nothing at the end. What it raises goes through.
-            side: how strict the reader is with the ends of lines.
+            side: how strictly it is read.
         """
+        self.side = side
         self._more = more
-        self._strict = side.strict
         self._buffer = bytearray()
         self.ended = False
 
@@ -65,7 +65,7 @@ class Reader:
         del self._buffer[: end + 1]
         if line.endswith("\r\n"):
             return line[:-2]
-        if self._strict:
+        if self.side.strict:
             raise Malformed("is not well-formed HTTP: a line does not end with CRLF")
         return line[:-1]
 

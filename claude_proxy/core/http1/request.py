@@ -61,14 +61,14 @@ def read_head(reader: Reader, *, max_bytes: int, max_headers: int) -> RequestHea
     """Read the head of a request, whose first byte has come already.
 
     Raises:
-        InvalidRequest: this is no request, or one that could be understood in several ways.
+        InvalidRequest: this is not a request, or one that could be understood in several ways.
         TargetTooLong: the request line exceeds 8 KB.
         HeadTooLarge: the head exceeds a limit.
         ExpectationFailed: it expects anything but a 100.
     """
     try:
         method, target, minor_version = _request_line(reader)
-        fields = read_fields(reader, REQUEST, "head", max_bytes, max_headers)
+        fields = read_fields(reader, "head", max_bytes, max_headers)
     except Malformed as malformed:
         raise _refusal(malformed, max_bytes=max_bytes, max_headers=max_headers) from None
     if len(fields.get("host", [])) != 1 and (minor_version or "host" in fields):
@@ -100,7 +100,7 @@ def _request_line(reader: Reader) -> tuple[str, str, int]:
     line = line or reader.line(_MAX_REQUEST_LINE, "start line")  # an empty one may stand before it
     match = REQUEST_LINE.fullmatch(line)
     if not match or len(match[1]) > _MAX_METHOD:
-        raise InvalidRequest("This is not a well-formed HTTP request: its first line is no request line.")
+        raise InvalidRequest("This is not a well-formed HTTP request: its first line is not a request line.")
     if match[3] != "1":
         raise InvalidRequest("This server speaks HTTP/1.1 and HTTP/1.0.")
     return match[1], match[2], int(match[4])
@@ -114,7 +114,7 @@ def _path(method: str, target: str) -> str:
         return address[1] if address[1].startswith("/") else f"/{address[1]}"
     if method == "CONNECT":
         raise InvalidRequest(
-            "This is no forward proxy. Set ANTHROPIC_BASE_URL to its address, and not HTTPS_PROXY or HTTP_PROXY."
+            "This is not a forward proxy. Set ANTHROPIC_BASE_URL to its address, and not HTTPS_PROXY or HTTP_PROXY."
         )
     raise InvalidRequest("The request's target is neither a path nor an address.")
 
@@ -170,7 +170,7 @@ def read_body(
     """
     try:
         if head.length is None:
-            body = read_chunks(reader, REQUEST, max_bytes, taken)
+            body = read_chunks(reader, max_bytes, taken)
         else:
             check_length(head.length, max_bytes)
             body = reader.exactly(head.length, taken)

@@ -8,9 +8,10 @@ import errno
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from claude_proxy.errors import ProxyOverloaded, ShuttingDown
+from claude_proxy.shell.server.incoming import discard_what_came
 
 try:
     import resource
@@ -116,34 +117,43 @@ class Budget:
     Attributes:
         most: bytes that may be held at once; what is taken already stays taken when it changes.
         taken: bytes that are held at present.
+        lock: for whoever changes `taken`.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.taken = 0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
-        """What one request takes until the end of the block, by calls with a number of bytes; below 0 gives back."""
-        share = 0
+    def share(self) -> Share:
+        """What one request takes until the end of its block, by calls with a number of bytes; below 0 gives back."""
+        return Share(self)
 
-        def take(count: int) -> None:
-            nonlocal share
-            with self._lock:
-                if count > 0 and self.taken + count > self.most:
-                    raise ProxyOverloaded(
-                        "The requests that the proxy serves at present are too large together (MAX_BODIES_MB). Try "
-                        "again in a few seconds."
-                    )
-                self.taken += count
-            share += count
 
-        try:
-            yield take
-        finally:
-            with self._lock:
-                self.taken -= share
+class Share:
+    """One request's share of a `Budget`."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._take
+
+    def __exit__(self, *_: object) -> None:
+        with self._budget.lock:
+            self._budget.taken -= self._taken
+
+    def _take(self, count: int) -> None:
+        budget = self._budget
+        with budget.lock:
+            if count > 0 and budget.taken + count > budget.most:
+                raise ProxyOverloaded(
+                    "The requests that the proxy serves at present are too large together (MAX_BODIES_MB). Try again "
+                    "in a few seconds."
+                )
+            budget.taken += count
+        self._taken += count
 
 
 class Parting:
@@ -171,7 +181,7 @@ class Parting:
         """Read what has come, and close what is finished; to be called every now and then."""
         now = time.monotonic()
         for connection, deadline in list(self._leaving.items()):
-            if now >= deadline or _has_ended(connection):
+            if now >= deadline or discard_what_came(connection):
                 self._close(connection)
 
     def close(self) -> None:
@@ -182,18 +192,6 @@ class Parting:
     def _close(self, connection: socket.socket) -> None:
         del self._leaving[connection]
         connection.close()
-
-
-def _has_ended(connection: socket.socket) -> bool:
-    try:
-        for _ in range(16):  # a client that sends without end must not keep the others waiting
-            if not connection.recv(65536):
-                return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _shut(connection: socket.socket, how: int) -> None:

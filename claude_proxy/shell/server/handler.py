@@ -24,7 +24,7 @@ from claude_proxy.core.http1.request import RequestHead, check_length, read_body
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server.connections import Budget, Connections, ConnectionState, Parting
-from claude_proxy.shell.server.incoming import Incoming
+from claude_proxy.shell.server.incoming import Incoming, discard_what_came
 from claude_proxy.shell.server.outgoing import Outgoing
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more
@@ -99,10 +99,10 @@ class Application(Protocol):
         """Answer what could not be read as a request."""
 
     def adopt(self, settings: Settings) -> None:
-        """Go by new settings from the next request on; where that cannot be, raise and change nothing."""
+        """Use new settings from the next request on; if they cannot be used, raise and change nothing."""
 
     def tend(self) -> None:
-        """Do what is due though nobody asks; called about twice a second."""
+        """Do what is due; called about twice a second."""
 
     def report(self, failure: BaseException) -> None:
         """Take note of a failure that nobody caught."""
@@ -253,7 +253,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         """Close; what has come already is read before, so that the last response is not lost to a reset."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
-        self._incoming.discard_what_came()
+        discard_what_came(self.connection)
         super().finish()
 
     def log_message(self, *_: Any) -> None:
@@ -273,7 +273,7 @@ class _LastWord:
         self.data = response_head(status, {**headers, **framing}) + body
 
     def _never(self, *_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError("a refusal is no stream")
+        raise NotImplementedError("a refusal is never streamed")
 
     start_stream = send = end_stream = _never
 
@@ -319,7 +319,7 @@ class ProxyServer(ThreadingHTTPServer):
         super().__init__((str(address[0]), int(address[1])), UnbufferedHTTPRequestHandler)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by new settings from the next request on; where to listen and MAX_CONNECTIONS stay as they are.
+        """Use new settings from the next request on; where to listen and MAX_CONNECTIONS stay as they are.
 
         Raises:
             SettingsError, OSError: they cannot be used; then nothing has changed.
@@ -382,7 +382,7 @@ class ProxyServer(ThreadingHTTPServer):
         self._parting.add(connection, last_word.data)
 
     def service_actions(self) -> None:
-        """Do what is due though nobody asks; called about twice a second, and after every connection."""
+        """Do what is due; called about twice a second, and after every connection."""
         self._parting.work()
         self.application.tend()
 
@@ -397,7 +397,7 @@ class ProxyServer(ThreadingHTTPServer):
         self.connections.leave(request)
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Report a failure that nobody caught; a broken connection is none."""
+        """Report a failure that nobody caught, unless it is a broken connection."""
         failure = sys.exception()
         if failure and not isinstance(failure, OSError | ClientGone):
             self.application.report(failure)

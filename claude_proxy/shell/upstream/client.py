@@ -93,8 +93,9 @@ class Upstream:
             yield head.encode() + body[:_WITH_HEAD]
             yield memoryview(body)[_WITH_HEAD:]
 
-        with contextlib.suppress(_StaleConnection):
-            return self._exchange(self._idle.take() or self.route.connect(waiter), parts(), waiter)
+        if kept := self._idle.take():
+            with contextlib.suppress(_StaleConnection):
+                return self._exchange(kept, parts(), waiter, was_kept=True)
         return self._exchange(self.route.connect(waiter), parts(), waiter)
 
     @property
@@ -106,13 +107,15 @@ class Upstream:
         """Close the connections that are kept, and keep none from now on."""
         self._idle.close()
 
-    def _exchange(self, connection: Connection, request: RequestParts, waiter: Waiter) -> HttpAnswer:
+    def _exchange(
+        self, connection: Connection, request: RequestParts, waiter: Waiter, *, was_kept: bool = False
+    ) -> HttpAnswer:
         reusable = False
         try:
             silence = self.route.settings.silence_timeout
             answer, reusable = connection.exchange(request, waiter, silence=silence, max_body=self._max_answer)
         except (OutOfTime, OSError, Malformed) as error:
-            if connection.is_stale(self._stale_seconds) and not isinstance(error, OutOfTime):
+            if was_kept and not isinstance(error, OutOfTime) and connection.failed_within(self._stale_seconds):
                 raise _StaleConnection from None
             raise self.route.explain_exchange(error, waiter, has_answered=connection.has_answered) from None
         finally:

@@ -24,16 +24,12 @@ class Connection:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.has_answered = False  # whether anything has come since the request began
-        self._uses = 0
         self._sent_at: float | None = None
 
-    def is_stale(self, seconds: float) -> bool:
-        """Whether a failure just now means that the server had closed a kept connection.
-
-        Then no byte of an answer came, and the failure at once; after so many seconds the server may be at work.
-        """
-        at_once = self._sent_at is None or time.monotonic() - self._sent_at < seconds
-        return self._uses > 1 and not self.has_answered and at_once
+    def failed_within(self, seconds: float) -> bool:
+        """Whether a failure just now came so soon after sending, and before any answer, that nobody works on it."""
+        soon = self._sent_at is None or time.monotonic() - self._sent_at < seconds
+        return soon and not self.has_answered
 
     def is_open(self) -> bool:
         """Whether the other side has neither closed nor sent anything while the connection was idle."""
@@ -65,9 +61,8 @@ class Connection:
         Raises:
             OutOfTime, ClientGone: as the waiter finds; a silence counts as out of time.
             OSError: the connection broke.
-            Malformed: what came is no answer.
+            Malformed: what came is not an HTTP answer.
         """
-        self._uses += 1
         reader, whole = self._send(request, waiter, silence)
         answer, reusable = read_answer(reader, max_body=max_body)
         return answer, reusable and whole
@@ -115,7 +110,7 @@ class Connection:
         return reader.starts_an_answer or reader.ended or len(reader) > MAX_HEAD
 
     def _receive(self, reader: AnswerReader, waiter: Waiter, silence: float) -> bytes:
-        if not self.has_answered:  # the model is thinking: to read before something has come would be a call in vain
+        if not self.has_answered:  # the model is still thinking, so reading at once would be a wasted call
             self.stream.wait(waiter, READ)
         limit = silence if reader.starts_an_answer else math.inf
         data = attempt(self.stream.receive, self.stream, waiter, silence=limit)

@@ -73,7 +73,7 @@ class Route:
 
         Args:
             addresses: which to try, in their order.
-            waiter: who waits.
+            waiter: waits for each stage.
             limit: for all of them, in seconds since the waiter's beginning.
             secure: whether to do the TLS handshake, if the address is https.
         """

@@ -1,7 +1,7 @@
 """TLS towards REDCap: whom to trust, and what to say when that fails.
 
 The certificate is always verified. `REDCAP_CA_BUNDLE` adds to the authorities that the machine trusts anyway, so that
-a REDCap which moves from an authority of its own to a public one keeps working; who wants to replace them has OpenSSL's
+a REDCap which moves from an authority of its own to a public one keeps working; to replace them, there are OpenSSL's
 `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 

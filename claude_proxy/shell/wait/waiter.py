@@ -2,7 +2,7 @@
 
 Sockets towards REDCap never block. Whatever cannot go on at once (a look-up, connecting, the TLS handshake, sending,
 reading) hands over to a `Waiter`, which sends signs of life to the client when they are due, notices that it has gone,
-and keeps the limits. What always can go on looks in with `attend`, so that a server that never pauses is no better off.
+and keeps the limits. What never has to wait calls `attend`, so the limits hold even if the server never pauses.
 
 A client that has shut down its sending side only could, by the letter of HTTP, still wait for its answer. No client of
 this API does so; it is how a closed connection looks from here. So it counts as gone.
