@@ -349,7 +349,7 @@ class Resolving(Network):
         ]
         self._after = after
 
-    def look_up(self, host: str, port: int, *, numeric: bool = False) -> list[Address]:
-        if self._after and not numeric:
+    def look_up(self, host: str, port: int) -> list[Address]:
+        if self._after:
             self._after.wait(PATIENCE)
-        return self._addresses or super().look_up(host, port, numeric=numeric)
+        return self._addresses or super().look_up(host, port)

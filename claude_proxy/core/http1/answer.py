@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from claude_proxy.core.http1.grammar import ANSWER, STATUS_LINE, Fields, Malformed, Side, decimal, elements
+from claude_proxy.core.http1.grammar import ANSWER, STATUS_LINE, Fields, Malformed, Side, decimal, elements, too_large
 from claude_proxy.core.http1.parts import read_chunks, read_fields, unpack
 from claude_proxy.core.http1.reader import Reader
 
@@ -19,20 +19,6 @@ MAX_BODY = 16 * 1024 * 1024  # bytes, packed or not; far beyond any model's long
 MAX_HEAD = 64 * 1024  # bytes
 _MAX_INTERIM = 16  # answers such as `103 Early Hints` before the final one
 _TLS_RECORD = re.compile(rb"[\x14-\x17]\x03[\x00-\x04]")
-
-
-class BadAnswer(Exception):
-    """What came is no whole HTTP answer. Its words complete "the answer …" and hold nothing of what came.
-
-    Attributes:
-        what: the words.
-        lasting: whether trying again would meet the same.
-    """
-
-    def __init__(self, what: str, *, lasting: bool = False) -> None:
-        super().__init__(what)
-        self.what = what
-        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -56,9 +42,7 @@ class AnswerReader(Reader):
     """What has come on a connection to a server."""
 
     def __init__(self, more: Callable[[], bytes], side: Side = ANSWER) -> None:
-        """Begin with nothing; `more` and `side` are as for `Reader`."""
         super().__init__(more, side)
-        self.side = side
         self.begun = False  # whether the status line of the final answer has been read
 
     @property
@@ -72,20 +56,17 @@ def read_head(reader: AnswerReader) -> AnswerHead:
     """Read the head of the final answer; interim ones are passed over.
 
     Raises:
-        BadAnswer: what comes is not HTTP, or not whole.
+        Malformed: what comes is not HTTP, or not whole.
     """
     for _ in range(_MAX_INTERIM + 1):
-        try:
-            minor_version, status = _read_status_line(reader)
-            reader.begun = status >= 200
-            fields = read_fields(reader, reader.side, "head", MAX_HEAD)
-        except Malformed as malformed:
-            raise _bad(malformed) from None
+        minor_version, status = _read_status_line(reader)
+        reader.begun = status >= 200
+        fields = read_fields(reader, "head", MAX_HEAD)
         if status >= 200:
             return AnswerHead(minor_version, status, fields)
         if status == 101:
             break
-    raise BadAnswer("never gets beyond announcements (status 1xx)", lasting=True)
+    raise Malformed("never gets beyond announcements (status 1xx)", lasting=True)
 
 
 def read_answer(reader: AnswerReader, *, max_body: int = MAX_BODY) -> tuple[HttpAnswer, bool]:
@@ -95,14 +76,11 @@ def read_answer(reader: AnswerReader, *, max_body: int = MAX_BODY) -> tuple[Http
         The answer, and whether its connection can be used again.
 
     Raises:
-        BadAnswer: what comes is no answer, or not whole, or its body has more than `max_body` bytes.
+        Malformed: this is not a whole HTTP answer, or its body has more than `max_body` bytes.
     """
     head = read_head(reader)
-    try:
-        body, framed = _read_body(reader, head, max_body)
-        body = _unpack(body, head, reader.side, max_body)
-    except Malformed as malformed:
-        raise _bad(malformed, max_body) from None
+    body, framed = _read_body(reader, head, max_body)
+    body = _unpack(body, head, reader.side, max_body)
     headers = {name: values[0] for name, values in head.fields.items()}
     # Bytes beyond the answer belong to no request: whoever sent them cannot be trusted with another.
     reusable = (
@@ -116,13 +94,13 @@ def _read_status_line(reader: AnswerReader) -> tuple[int, int]:
         pass
     start = reader.peek(5)
     if not start:
-        raise BadAnswer("did not come: the connection was closed")
+        raise Malformed("did not come: the connection was closed")
     match = STATUS_LINE.fullmatch(reader.line(MAX_HEAD, "start line")) if b"HTTP/".startswith(start) else None
     if match:
         return int(match[1]), int(match[2])
     if _TLS_RECORD.match(start):
-        raise BadAnswer("is TLS: the address must begin with https://", lasting=True)
-    raise BadAnswer("is not HTTP: something else listens there", lasting=True)
+        raise Malformed("is TLS: the address must begin with https://", lasting=True)
+    raise Malformed("is not HTTP: something else listens there", lasting=True)
 
 
 def _read_body(reader: AnswerReader, head: AnswerHead, max_body: int) -> tuple[bytes, bool]:
@@ -133,15 +111,15 @@ def _read_body(reader: AnswerReader, head: AnswerHead, max_body: int) -> tuple[b
         return b"", True
     if codings:
         if codings != ["chunked"]:
-            raise BadAnswer("is framed in a way that was not asked for", lasting=True)
-        return read_chunks(reader, reader.side, max_body, lambda _: None), not lengths
+            raise Malformed("is framed in a way that was not asked for", lasting=True)
+        return read_chunks(reader, max_body, lambda _: None), not lengths
     if not lengths:
         return reader.rest(max_body), False
     length = decimal(lengths.pop())
     if lengths or length is None:
-        raise BadAnswer("has a length that is not one number")
+        raise Malformed("has a length that is not one number")
     if length > max_body:
-        raise Malformed("too long", "body")
+        raise too_large(max_body)
     return reader.exactly(length), True
 
 
@@ -150,24 +128,4 @@ def _unpack(body: bytes, head: AnswerHead, side: Side, max_body: int) -> bytes:
     codings = [coding for coding in elements(head.fields, "content-encoding") if coding != "identity"]
     if not codings or not body:
         return body
-    return unpack(body, " ".join(codings), side, max_body, lambda _: None)  # two together are none that is known
-
-
-_WORDS: Mapping[str, tuple[str, bool]] = {  # with whether it is lasting
-    "cut short": ("broke off in its {where}", False),
-    "no header": ("has a {where} that cannot be read", False),
-    "too long": ("has a {where} without end", True),
-    "too long: body": ("is longer than {megabytes} MB, which no model writes", True),
-    "too long: extras": ("is longer than {megabytes} MB, which no model writes", True),
-    "no chunk": ("has a body that is not chunked as it should be", False),
-    "wrong chunk": ("has a body that is not chunked as it should be", False),
-    "unknown coding": ("is compressed, though it was asked for as it is", True),
-    "damaged": ("is compressed, and damaged", False),
-}
-
-
-def _bad(malformed: Malformed, max_body: int = MAX_BODY) -> BadAnswer:
-    """The words for an answer that breaks the grammar or a limit."""
-    what, lasting = malformed.among(_WORDS)
-    where = "head" if malformed.part in {"start line", "head"} else "body"
-    return BadAnswer(what.format(where=where, megabytes=max_body // 1024**2), lasting=lasting)
+    return unpack(body, " ".join(codings), side, max_body, lambda _: None)  # of two together none is known

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - the grammar's word for a word
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
@@ -18,30 +18,43 @@ STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r\n]*)?")
 
 MAX_TRAILERS = 64 * 1024  # bytes
 
-_MOST_DIGITS = 15
+CODING, PACKED = "an unknown content coding", "a body that is not what its coding says"
 
-T = TypeVar("T")
+_MOST_DIGITS = 15
 
 Fields: TypeAlias = Mapping[str, list[str]]
 """Header fields: names in lower case, each with its values in order."""
 
 
 class Malformed(Exception):
-    """A message breaks the grammar or a limit. Each direction has its own words for that; none quotes what came.
+    """A message breaks the grammar or a limit.
 
     Attributes:
-        fault: what is wrong.
-        part: where in the message: its start line or head, a chunk line or the trailers, its body, packed or not.
+        what: words that complete "the request …" or "the answer …", and quote nothing of what came.
+        kind: the limit that was exceeded, or `CODING` or `PACKED`.
+        lasting: whether trying again would meet the same.
     """
 
-    def __init__(self, fault: str, part: str) -> None:
-        super().__init__(fault, part)
-        self.fault = fault
-        self.part = part
+    def __init__(self, what: str, kind: str = "", *, lasting: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.kind = kind
+        self.lasting = lasting
 
-    def among(self, words: Mapping[str, T]) -> T:
-        """What a table says of the fault in this part, or else of the fault."""
-        return words.get(f"{self.fault}: {self.part}") or words[self.fault]
+
+def part_of(limit: str) -> str:
+    """The part of a message that a limit is for."""
+    return "body" if limit == "extras" else "head"
+
+
+def too_long(limit: str) -> Malformed:
+    """What goes beyond the limit of a start line, a head, or what chunks have besides data."""
+    return Malformed(f"has a {part_of(limit)} without end", limit, lasting=True)
+
+
+def too_large(max_body: int) -> Malformed:
+    """A body of more than so many bytes."""
+    return Malformed(f"is longer than {max_body // 1024**2} MB", "body", lasting=True)
 
 
 @dataclass(frozen=True)

@@ -6,68 +6,68 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 
-from claude_proxy.core.http1.grammar import MAX_TRAILERS, Malformed, Side
+from claude_proxy.core.http1.grammar import CODING, MAX_TRAILERS, PACKED, Malformed, Side, part_of, too_large, too_long
 from claude_proxy.core.http1.reader import Reader
 
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # window bits, as zlib counts them
+_NOT_CHUNKED = "has a body that is not chunked as it should be"
+_DAMAGED = "is compressed, and damaged"
 _BLANKS = " \t\n\r\v\f"
 _SLICE, _PIECE = 64 * 1024, 256 * 1024  # bytes that are unpacked at a time: at most so many, to at most so many
 
 
-def read_fields(
-    reader: Reader, side: Side, part: str, max_bytes: int, max_fields: float = math.inf
-) -> dict[str, list[str]]:
-    """Read header fields or trailers, and the empty line behind them.
+def read_fields(reader: Reader, limit: str, max_bytes: int, max_fields: float = math.inf) -> dict[str, list[str]]:
+    """Read header fields or trailers, and the empty line behind them; `limit` names the limit for their bytes.
 
     Raises:
-        Malformed: one is none, or they exceed a limit.
+        Malformed: a line is not a header, or they exceed a limit.
     """
     fields: dict[str, list[str]] = {}
     last: list[str] = []  # the values of the name that came last
     count = 0
-    while line := reader.line(max_bytes, part):
+    while line := reader.line(max_bytes, limit):
         max_bytes -= len(line) + 2
-        if match := side.field.fullmatch(line):
+        if match := reader.side.field.fullmatch(line):
             count += 1
             if count > max_fields:
-                raise Malformed("too many", part)
+                raise Malformed("has too many headers", "headers")
             name, value = match.groups()
             last = fields.setdefault(name.lower(), [])
             last.append(value.strip(" \t"))
-        elif not side.strict and line[0] in " \t" and last:
+        elif not reader.side.strict and line[0] in " \t" and last:
             last[-1] += " " + line.strip(_BLANKS)
         else:
-            raise Malformed("no header", part)
+            raise Malformed(f"has a {part_of(limit)} that cannot be read: one of its lines is not a header")
     return fields
 
 
-def read_chunks(reader: Reader, side: Side, max_bytes: int, taken: Callable[[int], None]) -> bytes:
+def read_chunks(reader: Reader, max_bytes: int, taken: Callable[[int], None]) -> bytes:
     """Read chunks and trailers: RFC 9112, section 7.1. Extensions and trailers mean nothing to us.
 
     Raises:
         Malformed: they are no chunks, or exceed a limit.
     """
     body = bytearray()  # a list of chunks would take many times as much where each has a byte or two
-    extras = side.max_extras
+    side, extras = reader.side, reader.side.max_extras
     while True:
-        line = reader.line(side.max_chunk_line, "chunk line")
+        line = reader.line(side.max_chunk_line, "extras")
         match = side.chunk_line.fullmatch(line)
         if not match:
-            raise Malformed("no chunk", "chunk line")
+            raise Malformed(f"{_NOT_CHUNKED}: the size of a chunk is not a hexadecimal number")
         size = int(match[1], 16)
         if len(body) + size > max_bytes:
-            raise Malformed("too long", "body")
+            raise too_large(max_bytes)
         extras -= len(line) - len(match[1]) + side.chunk_cost
         if extras < 0:
-            raise Malformed("too long", "extras")
+            raise too_long("extras")
         if size == 0:
-            read_fields(reader, side, "trailers", min(MAX_TRAILERS, extras + 2))
+            read_fields(reader, "extras", min(MAX_TRAILERS, extras + 2))
             return bytes(body)
         body += reader.exactly(size, taken)
         if reader.exactly(2) != b"\r\n":
-            raise Malformed("wrong chunk", "body")
+            raise Malformed(f"{_NOT_CHUNKED}: a chunk is not as long as its size says")
 
 
 def unpack(body: bytes, coding: str, side: Side, max_bytes: int, taken: Callable[[int], None]) -> bytes:
@@ -80,21 +80,21 @@ def unpack(body: bytes, coding: str, side: Side, max_bytes: int, taken: Callable
         Malformed: the coding is another one, or the body is not in it, or too long when unpacked.
     """
     if coding not in CODINGS:
-        raise Malformed("unknown coding", "packed body")
+        raise Malformed("is compressed, though it was asked for as it is", CODING, lasting=True)
     unpacker = zlib.decompressobj(_GZIP if coding != "deflate" else _ZLIB if _has_zlib_frame(body) else _RAW)
     unpacked = bytearray()
     try:
         for piece in _inflate(unpacker, body):
             if len(unpacked) + len(piece) > max_bytes:
-                raise Malformed("too long", "body")
+                raise too_large(max_bytes)
             taken(len(piece))
             unpacked += piece
     except zlib.error:
-        raise Malformed("damaged", "packed body") from None
+        raise Malformed(_DAMAGED, PACKED) from None
     if not unpacker.eof:
-        raise Malformed("cut short", "packed body")
+        raise Malformed("broke off in its body", PACKED)
     if unpacker.unused_data and side.strict:
-        raise Malformed("damaged", "packed body")
+        raise Malformed(_DAMAGED, PACKED)
     return bytes(unpacked)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from claude_proxy.core.http1.grammar import Malformed, Side
+from claude_proxy.core.http1.grammar import Malformed, Side, part_of, too_large, too_long
 
 
 def _ignore(_: int) -> None:
@@ -19,10 +19,10 @@ class Reader:
 
         Args:
             more: returns what came next, waiting if need be; nothing at the end. What it raises goes through.
-            side: how strict the reader is with the ends of lines.
+            side: how strictly it is read.
         """
+        self.side = side
         self._more = more
-        self._strict = side.strict
         self._buffer = bytearray()
         self.ended = False
 
@@ -48,29 +48,25 @@ class Reader:
         """The next bytes, as far as they have come, without reading them."""
         return bytes(self._buffer[:count])
 
-    def line(self, limit: int, part: str) -> str:
-        """Read a line, without its end.
-
-        Args:
-            limit: the most bytes it may have, with its end.
-            part: what it belongs to.
+    def line(self, most: int, limit: str) -> str:
+        """Read a line, without its end; with it, it may have `most` bytes, which is the limit of that name.
 
         Raises:
             Malformed: it is too long, cut short or ends as it may not.
         """
         searched = 0
-        while (end := self._buffer.find(b"\n", searched, limit)) < 0:
+        while (end := self._buffer.find(b"\n", searched, most)) < 0:
             searched = len(self._buffer)
-            if searched >= limit:
-                raise Malformed("too long", part)
+            if searched >= most:
+                raise too_long(limit)
             if not self.fill():
-                raise Malformed("cut short", part)
+                raise Malformed(f"broke off in its {part_of(limit)}")
         line = self._buffer[: end + 1].decode("latin-1")
         del self._buffer[: end + 1]
         if line.endswith("\r\n"):
             return line[:-2]
-        if self._strict:
-            raise Malformed("bare line feed", part)
+        if self.side.strict:
+            raise Malformed("is not well-formed HTTP: a line does not end with CRLF")
         return line[:-1]
 
     def exactly(self, count: int, taken: Callable[[int], None] = _ignore) -> bytes:
@@ -85,7 +81,7 @@ class Reader:
                 taken(here - told)
                 told = here
             if not self.fill():
-                raise Malformed("cut short", "body")
+                raise Malformed("broke off in its body")
         if here > told:
             taken(here - told)
         with memoryview(self._buffer) as view:
@@ -102,5 +98,5 @@ class Reader:
         while len(self._buffer) <= limit and self.fill():
             pass
         if len(self._buffer) > limit:
-            raise Malformed("too long", "body")
+            raise too_large(limit)
         return self.exactly(len(self._buffer))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from claude_proxy.core.http1 import grammar
 from claude_proxy.core.http1.grammar import REQUEST, REQUEST_LINE, Fields, Malformed, decimal, elements
 from claude_proxy.core.http1.parts import read_chunks, read_fields, unpack
 from claude_proxy.core.http1.reader import Reader
@@ -57,22 +58,17 @@ class RequestHead(NamedTuple):
 
 
 def read_head(reader: Reader, *, max_bytes: int, max_headers: int) -> RequestHead:
-    """Read the head of a request.
-
-    Args:
-        reader: where its first byte has come.
-        max_bytes: limit for the whole head.
-        max_headers: limit for the number of headers.
+    """Read the head of a request, whose first byte has come already.
 
     Raises:
-        InvalidRequest: this is no request, or one that could be understood in several ways.
+        InvalidRequest: this is not a request, or one that could be understood in several ways.
         TargetTooLong: the request line exceeds 8 KB.
         HeadTooLarge: the head exceeds a limit.
         ExpectationFailed: it expects anything but a 100.
     """
     try:
         method, target, minor_version = _request_line(reader)
-        fields = read_fields(reader, REQUEST, "head", max_bytes, max_headers)
+        fields = read_fields(reader, "head", max_bytes, max_headers)
     except Malformed as malformed:
         raise _refusal(malformed, max_bytes=max_bytes, max_headers=max_headers) from None
     if len(fields.get("host", [])) != 1 and (minor_version or "host" in fields):
@@ -104,7 +100,7 @@ def _request_line(reader: Reader) -> tuple[str, str, int]:
     line = line or reader.line(_MAX_REQUEST_LINE, "start line")  # an empty one may stand before it
     match = REQUEST_LINE.fullmatch(line)
     if not match or len(match[1]) > _MAX_METHOD:
-        raise InvalidRequest("This is not a well-formed HTTP request: its first line is no request line.")
+        raise InvalidRequest("This is not a well-formed HTTP request: its first line is not a request line.")
     if match[3] != "1":
         raise InvalidRequest("This server speaks HTTP/1.1 and HTTP/1.0.")
     return match[1], match[2], int(match[4])
@@ -118,7 +114,7 @@ def _path(method: str, target: str) -> str:
         return address[1] if address[1].startswith("/") else f"/{address[1]}"
     if method == "CONNECT":
         raise InvalidRequest(
-            "This is no forward proxy. Set ANTHROPIC_BASE_URL to its address, and not HTTPS_PROXY or HTTP_PROXY."
+            "This is not a forward proxy. Set ANTHROPIC_BASE_URL to its address, and not HTTPS_PROXY or HTTP_PROXY."
         )
     raise InvalidRequest("The request's target is neither a path nor an address.")
 
@@ -151,11 +147,7 @@ def _expects_continue(fields: Fields) -> bool:
 
 
 def check_length(length: int, max_body: int) -> None:
-    """Refuse a body that is too large.
-
-    Raises:
-        RequestTooLarge: it has more than `max_body` bytes.
-    """
+    """Raise `RequestTooLarge` for a body of more than `max_body` bytes."""
     if length > max_body:
         raise _too_large(max_body)
 
@@ -169,16 +161,16 @@ def read_body(
         reader: where the head has been read.
         head: says how long the body is and how it is packed.
         max_bytes: limit for the body, packed and unpacked.
-        taken: told of every number of bytes that will be held, as they come; may raise to refuse them.
+        taken: told how many more bytes will be held, as they come; may raise to refuse them.
 
     Raises:
         RequestTooLarge: it exceeds the limit.
-        InvalidRequest: it is cut short, its chunks are malformed, or it cannot be unpacked.
+        InvalidRequest: it breaks off, its chunks are malformed, or it cannot be unpacked.
         HeadTooLarge: its extensions and trailers are too long.
     """
     try:
         if head.length is None:
-            body = read_chunks(reader, REQUEST, max_bytes, taken)
+            body = read_chunks(reader, max_bytes, taken)
         else:
             check_length(head.length, max_bytes)
             body = reader.exactly(head.length, taken)
@@ -209,43 +201,31 @@ def unpack_body(body: bytes, encoding: str, max_bytes: int, taken: Callable[[int
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
-_WORDS: Mapping[str, tuple[type[InvalidRequest | HeadTooLarge | TargetTooLong], str]] = {
-    "cut short": (InvalidRequest, "The request was cut short: it ends before it is complete."),
-    "bare line feed": (InvalidRequest, "This is not a well-formed HTTP request: a line does not end with CRLF."),
-    "no header": (InvalidRequest, "A line of the request's head is no header."),
-    "no header: trailers": (InvalidRequest, "A trailer of the request body is no header."),
-    "no chunk": (InvalidRequest, "The size of a chunk of the request body is not a hexadecimal number."),
-    "wrong chunk": (InvalidRequest, "A chunk of the request body is not as long as its size says."),
-    "too many": (HeadTooLarge, "The request has more than {headers} headers (MAX_HEADERS)."),
-    "too long: start line": (TargetTooLong, f"The request line is longer than {_MAX_REQUEST_LINE // 1024} KB."),
-    "too long: head": (HeadTooLarge, "The request's head is larger than {bytes} bytes (MAX_HEAD_KB)."),
-    "too long: chunk line": (HeadTooLarge, "A chunk's extension or a trailer is too long."),
-    "too long": (HeadTooLarge, "The extensions and trailers of the request body are too long."),
-}
-_NOT_UNPACKED: Mapping[str, tuple[Mapping[str, str], str]] = {  # the details, and the message
-    "unknown coding": (
-        {"error_code": "request_body_encoding_unsupported"},
-        "The only Content-Encodings that this server takes are gzip and deflate, one at a time.",
-    ),
-    **dict.fromkeys(
-        ("damaged", "cut short"),
-        (
-            {"error_code": "request_body_encoding_invalid"},
-            "The request body is not whole and correct {coding} data, as its Content-Encoding says.",
-        ),
-    ),
-}
-
 
 def _refusal(malformed: Malformed, *, max_bytes: int, max_headers: int = 0, coding: str = "") -> ProxyError:
     """What to tell a client whose request breaks the grammar or a limit."""
-    if (malformed.fault, malformed.part) == ("too long", "body"):
-        return _too_large(max_bytes)
-    if malformed.part == "packed body":
-        details, message = _NOT_UNPACKED[malformed.fault]
-        return InvalidRequest(message.format(coding=coding), details=details)
-    failure, words = malformed.among(_WORDS)
-    return failure(words.format(bytes=max_bytes, headers=max_headers))
+    match malformed.kind:
+        case "start line":
+            return TargetTooLong(f"The request line is longer than {_MAX_REQUEST_LINE // 1024} KB.")
+        case "head":
+            return HeadTooLarge(f"The request's head is larger than {max_bytes} bytes (MAX_HEAD_KB).")
+        case "headers":
+            return HeadTooLarge(f"The request has more than {max_headers} headers (MAX_HEADERS).")
+        case "extras":
+            return HeadTooLarge("The extensions and trailers of the request body are too long.")
+        case "body":
+            return _too_large(max_bytes)
+        case grammar.CODING:
+            return InvalidRequest(
+                "The only Content-Encodings that this server takes are gzip and deflate, one at a time.",
+                details={"error_code": "request_body_encoding_unsupported"},
+            )
+        case grammar.PACKED:
+            return InvalidRequest(
+                f"The request body is not whole and correct {coding} data, as its Content-Encoding says.",
+                details={"error_code": "request_body_encoding_invalid"},
+            )
+    return InvalidRequest(f"The request {malformed.what}.")
 
 
 def _too_large(max_body: int) -> RequestTooLarge:

@@ -417,7 +417,8 @@ class Journal:
         else:
             line = " ".join([now, level.upper(), event, *(f"{key}={_text(value)}" for key, value in shown.items())])
         with self._lock:
-            print(line, file=self._out, flush=True)
+            self._out.write(f"{line}\n")  # `print` would take two calls of the system: the end of the line is one
+            self._out.flush()
 
 
 _PLAIN = re.compile(r"""[^\x00-\x20\x7f-\U0010ffff"'=\\]+""")

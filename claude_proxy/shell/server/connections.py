@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from claude_proxy.errors import ProxyOverloaded, ShuttingDown
+from claude_proxy.shell.server.incoming import discard_what_came
 
 try:
     import resource
@@ -31,25 +32,20 @@ class ConnectionState(enum.Enum):
 
 
 class Connections:
-    """All connections that were let in, each served by a thread of its own."""
+    """All connections that were let in, each served by a thread of its own.
+
+    Attributes:
+        stopping: whether no further request is taken.
+        out_of_time: whether running requests must end now.
+    """
 
     def __init__(self, limit: int, farewell_seconds: float) -> None:
-        """Begin without any; there may be `limit` at once, and after the time of grace so long for the last words."""
+        """Allow `limit` at once; after the time of grace, last words may take `farewell_seconds`."""
         self._limit = limit
         self._farewell_seconds = farewell_seconds
         self._states: dict[socket.socket, ConnectionState] = {}  # in the order of the last change
         self._changed = threading.Condition()
-        self._stopping = self._out_of_time = False
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no further request is taken."""
-        return self._stopping
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether running requests must end now."""
-        return self._out_of_time
+        self.stopping = self.out_of_time = False
 
     def __len__(self) -> int:
         return len(self._states)
@@ -57,7 +53,7 @@ class Connections:
     def let_in(self, connection: socket.socket) -> bool:
         """Take a new connection, if need be in place of the one that has been idle for longest."""
         with self._changed:
-            if self._stopping or (len(self._states) >= self._limit and not self._hang_up(ConnectionState.IDLE, most=1)):
+            if self.stopping or (len(self._states) >= self._limit and not self._hang_up(most=1)):
                 return False
             self._states[connection] = ConnectionState.IDLE
             return True
@@ -68,7 +64,7 @@ class Connections:
             if self._states.pop(connection, None) is None:
                 return False
             self._states[connection] = state
-            return not (self._stopping and state is ConnectionState.IDLE)
+            return not (self.stopping and state is ConnectionState.IDLE)
 
     def leave(self, connection: socket.socket) -> None:
         """Forget a connection that is closed."""
@@ -79,15 +75,11 @@ class Connections:
     def make_room(self) -> None:
         """Hang up on the connection that has been idle for longest, if there is one."""
         with self._changed:
-            self._hang_up(ConnectionState.IDLE, most=1)
+            self._hang_up(most=1)
 
     def raise_if_stopped(self) -> None:
-        """Say whether a request must end now.
-
-        Raises:
-            ShuttingDown: the proxy is being stopped, and the time of grace has passed.
-        """
-        if self._out_of_time:
+        """Raise `ShuttingDown` when the proxy is being stopped and the time of grace has passed."""
+        if self.out_of_time:
             raise ShuttingDown
 
     def stop(self, grace: float) -> int:
@@ -97,22 +89,22 @@ class Connections:
             grace: seconds after which those that are still not answered are told so.
 
         Returns:
-            How many could not even be told.
+            How many were still open then, and are cut.
         """
         with self._changed:
-            self._stopping = True
-            self._hang_up(ConnectionState.IDLE)
+            self.stopping = True
+            self._hang_up()
             self._changed.wait_for(lambda: not self._states, grace)
-            self._out_of_time = True
+            self.out_of_time = True
             for connection, state in self._states.items():
                 if state is ConnectionState.READING:  # wakes its thread, which tells the client
                     _shut(connection, socket.SHUT_RD)
             self._changed.wait_for(lambda: not self._states, self._farewell_seconds)
             return len(self._states)
 
-    def _hang_up(self, state: ConnectionState, most: int | None = None) -> int:
-        """Wake the threads of connections so that they end; how many. The thread of one has no say any more."""
-        chosen = [connection for connection, its in self._states.items() if its is state][:most]
+    def _hang_up(self, most: int | None = None) -> int:
+        """Wake the threads of idle connections, longest idle first, so that they end; how many."""
+        chosen = [connection for connection, its in self._states.items() if its is ConnectionState.IDLE][:most]
         for connection in chosen:
             del self._states[connection]
             _shut(connection, socket.SHUT_RDWR)
@@ -120,35 +112,22 @@ class Connections:
 
 
 class Budget:
-    """Memory for the bodies of all requests that are being served."""
+    """Memory for the bodies of all requests that are being served; many threads take from it.
+
+    Attributes:
+        most: bytes that may be held at once; what is taken already stays taken when it changes.
+        taken: bytes that are held at present.
+        lock: for whoever changes `taken`.
+    """
 
     def __init__(self, most: int) -> None:
-        """Begin with nothing taken of `most` bytes."""
-        self._most = most
-        self._taken = 0
-        self._lock = threading.Lock()
-
-    @property
-    def taken(self) -> int:
-        """Bytes that are held at present."""
-        return self._taken
-
-    def allow(self, most: int) -> None:
-        """Change the bound; what is taken already stays taken."""
-        with self._lock:
-            self._most = most
+        self.most = most
+        self.taken = 0
+        self.lock = threading.Lock()
 
     def share(self) -> Share:
-        """What one request takes, from `with` to the end of its block."""
+        """What one request takes until the end of its block, by calls with a number of bytes; below 0 gives back."""
         return Share(self)
-
-    def take(self, count: int) -> bool:
-        """Take bytes, or give them back where `count` is negative; False, and nothing taken, if they are too many."""
-        with self._lock:
-            if count > 0 and self._taken + count > self._most:
-                return False
-            self._taken += count
-            return True
 
 
 class Share:
@@ -162,28 +141,30 @@ class Share:
         return self._take
 
     def __exit__(self, *_: object) -> None:
-        self._budget.take(-self._taken)
+        with self._budget.lock:
+            self._budget.taken -= self._taken
 
     def _take(self, count: int) -> None:
-        if not self._budget.take(count):
-            raise ProxyOverloaded(
-                "The requests that the proxy serves at present are too large together (MAX_BODIES_MB). Try again in a "
-                "few seconds."
-            )
+        budget = self._budget
+        with budget.lock:
+            if count > 0 and budget.taken + count > budget.most:
+                raise ProxyOverloaded(
+                    "The requests that the proxy serves at present are too large together (MAX_BODIES_MB). Try again "
+                    "in a few seconds."
+                )
+            budget.taken += count
         self._taken += count
 
 
 class Parting:
-    """Connections that were not let in: each has got its last word, and time to hear it.
+    """Connections that were not let in: each has been told why, and has a moment to read it.
 
     A connection that is closed while unread bytes wait is reset, and the client loses the response. So the accepting
     thread keeps it for a moment, reading what comes, and never waits.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without any, and keep `most` at once; `clock` gives seconds, from any start."""
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._clock = clock
         self._leaving: dict[socket.socket, float] = {}
 
     def add(self, connection: socket.socket, last_word: bytes) -> None:
@@ -192,14 +173,15 @@ class Parting:
         with contextlib.suppress(OSError):
             connection.send(last_word)  # the buffer of a new connection takes it whole
         _shut(connection, socket.SHUT_WR)
-        self._leaving[connection] = self._clock() + _PARTING_SECONDS
+        self._leaving[connection] = time.monotonic() + _PARTING_SECONDS
         if len(self._leaving) > self._most:
             self._close(next(iter(self._leaving)))
 
     def work(self) -> None:
         """Read what has come, and close what is finished; to be called every now and then."""
+        now = time.monotonic()
         for connection, deadline in list(self._leaving.items()):
-            if self._clock() >= deadline or _has_ended(connection):
+            if now >= deadline or discard_what_came(connection):
                 self._close(connection)
 
     def close(self) -> None:
@@ -210,18 +192,6 @@ class Parting:
     def _close(self, connection: socket.socket) -> None:
         del self._leaving[connection]
         connection.close()
-
-
-def _has_ended(connection: socket.socket) -> bool:
-    try:
-        for _ in range(16):  # a client that sends without end must not keep the others waiting
-            if not connection.recv(65536):
-                return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _shut(connection: socket.socket, how: int) -> None:
@@ -246,7 +216,7 @@ def allow_files(connections: int) -> int:
         return connections
     wanted = connections * _FILES_PER_CONNECTION + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    if resource.RLIM_INFINITY != soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

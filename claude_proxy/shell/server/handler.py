@@ -17,14 +17,14 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from claude_proxy import __version__
 from claude_proxy.core.http1.request import RequestHead, check_length, read_body, read_head
 from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, ShuttingDown
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server.connections import Budget, Connections, ConnectionState, Parting
-from claude_proxy.shell.server.incoming import Incoming
+from claude_proxy.shell.server.incoming import Incoming, discard_what_came
 from claude_proxy.shell.server.outgoing import Outgoing
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more
@@ -44,11 +44,10 @@ class HttpRequest:
         method: as sent; methods are case-sensitive.
         path: the target without its query.
         headers: names in lower case; of a repeated one the first.
-        body: as sent, unpacked; whoever has read it may empty it, so that it takes no memory meanwhile.
+        body: unpacked; whoever has read it may empty it, so that it takes no memory meanwhile.
         connection: the client's socket, to see whether it is still there.
         query: the target's query, without the question mark.
-        raise_if_stopped: to be called every second or so of waiting; raises `ShuttingDown` when the proxy is being
-            stopped and cannot wait for this request any longer.
+        raise_if_stopped: to be called every second or so of waiting; raises `ShuttingDown` when time has run out.
         is_stopping: whether the proxy is being stopped; what would never end by itself ends now.
     """
 
@@ -74,21 +73,20 @@ class HttpRequest:
 class ResponseWriter(Protocol):
     """Where an application writes its response: one body, or a stream."""
 
-    @property
-    def started(self) -> bool:
-        """Whether the head has been sent."""
+    started: bool
+    """Whether the head has been sent."""
 
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole response."""
 
     def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
-        """Send the head of a 200 response that streams, and its first event if that is there already."""
+        """Send the head of a 200 response that streams, and its first event if there is one already."""
 
     def send(self, event: bytes) -> None:
         """Send one event of the stream, at once."""
 
     def end_stream(self, event: bytes = b"") -> None:
-        """Send the last event, if there is one still, and end the stream and with it the response."""
+        """Send the last event, if one is left, and end the stream."""
 
 
 class Application(Protocol):
@@ -101,10 +99,10 @@ class Application(Protocol):
         """Answer what could not be read as a request."""
 
     def adopt(self, settings: Settings) -> None:
-        """Go by new settings from the next request on; where that cannot be, raise and change nothing."""
+        """Use new settings from the next request on; if they cannot be used, raise and change nothing."""
 
     def tend(self) -> None:
-        """Do what is due though nobody asks; called about twice a second."""
+        """Do what is due; called about twice a second."""
 
     def report(self, failure: BaseException) -> None:
         """Take note of a failure that nobody caught."""
@@ -185,16 +183,10 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         body = read_body(self._incoming, head, max_bytes=max_body, taken=taken)
         connections = self.server.connections
         connections.set_state(self.connection, ConnectionState.ANSWERING)
-        connections.raise_if_stopped()
+        stop = connections.raise_if_stopped
+        stop()
         return HttpRequest(
-            head.method,
-            head.path,
-            head.headers,
-            body,
-            self.connection,
-            head.query,
-            connections.raise_if_stopped,
-            lambda: connections.stopping,
+            head.method, head.path, head.headers, body, self.connection, head.query, stop, lambda: connections.stopping
         )
 
     def _answer(self, request: HttpRequest) -> None:
@@ -261,7 +253,7 @@ class UnbufferedHTTPRequestHandler(BaseHTTPRequestHandler):
         """Close; what has come already is read before, so that the last response is not lost to a reset."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
-        self._incoming.discard_what_came()
+        discard_what_came(self.connection)
         super().finish()
 
     def log_message(self, *_: Any) -> None:
@@ -280,14 +272,10 @@ class _LastWord:
         framing = {"content-length": str(len(body)), "connection": "close"}
         self.data = response_head(status, {**headers, **framing}) + body
 
-    def start_stream(self, headers: Mapping[str, str], event: bytes = b"") -> None:
-        raise NotImplementedError
+    def _never(self, *_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError("a refusal is never streamed")
 
-    def send(self, event: bytes) -> None:
-        raise NotImplementedError
-
-    def end_stream(self, event: bytes = b"") -> None:
-        raise NotImplementedError
+    start_stream = send = end_stream = _never
 
 
 def _bytes_of_bodies(settings: Settings) -> int:
@@ -300,7 +288,7 @@ class ServerLimits(NamedTuple):
     Attributes:
         write_seconds: for one write to a client.
         farewell_seconds: for the last words when the server stops and the time of grace is over.
-        most_parting: connections that were not let in and are still listening to why.
+        most_parting: connections that were turned away and are still reading why.
     """
 
     write_seconds: float = 120.0
@@ -318,11 +306,7 @@ class ProxyServer(ThreadingHTTPServer):
     request_queue_size = 1024
 
     def __init__(self, settings: Settings, application: Application, limits: ServerLimits = USUAL_LIMITS) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the address cannot be listened on.
-        """
+        """Listen; raises `OSError` if the address cannot be listened on."""
         self.application = application
         self.settings = settings
         self.limits = limits
@@ -335,14 +319,14 @@ class ProxyServer(ThreadingHTTPServer):
         super().__init__((str(address[0]), int(address[1])), UnbufferedHTTPRequestHandler)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by new settings from the next request on; where to listen and MAX_CONNECTIONS stay as they are.
+        """Use new settings from the next request on; where to listen and MAX_CONNECTIONS stay as they are.
 
         Raises:
             SettingsError, OSError: they cannot be used; then nothing has changed.
         """
         self.application.adopt(settings)
         self.settings = settings
-        self.bodies.allow(_bytes_of_bodies(settings))
+        self.bodies.most = _bytes_of_bodies(settings)
 
     def server_bind(self) -> None:
         """Bind, without the look-up of the machine's own name that `HTTPServer` makes: it can take seconds."""
@@ -361,14 +345,7 @@ class ProxyServer(ThreadingHTTPServer):
         return f"http://[{host}]:{self.server_port}" if ":" in host else f"http://{host}:{self.server_port}"
 
     def stop(self, grace: float) -> int:
-        """Take no further connections, let running requests end, and close; from another thread than the serving one.
-
-        Args:
-            grace: seconds after which the requests that still run are told to try again.
-
-        Returns:
-            How many connections had to be cut without a word.
-        """
+        """Stop listening, and end all connections as `Connections.stop` does; not for the thread that serves."""
         self.shutdown()
         self.server_close()
         return self.connections.stop(grace)
@@ -405,7 +382,7 @@ class ProxyServer(ThreadingHTTPServer):
         self._parting.add(connection, last_word.data)
 
     def service_actions(self) -> None:
-        """Do what is due though nobody asks; called about twice a second, and after every connection."""
+        """Do what is due; called about twice a second, and after every connection."""
         self._parting.work()
         self.application.tend()
 
@@ -420,7 +397,7 @@ class ProxyServer(ThreadingHTTPServer):
         self.connections.leave(request)
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Report a failure that nobody caught; a broken connection is none."""
+        """Report a failure that nobody caught, unless it is a broken connection."""
         failure = sys.exception()
         if failure and not isinstance(failure, OSError | ClientGone):
             self.application.report(failure)

@@ -18,7 +18,20 @@ from claude_proxy.errors import ClientGone, RequestTimeout
 from claude_proxy.shell.wait.waiter import READ, is_ready
 
 _PIECE = 65536  # bytes
-_DISCARDED = 64  # pieces at most; a client that sends without end is reset
+_DISCARDED = 64  # pieces at most; nobody may keep us busy by sending without end
+
+
+def discard_what_came(connection: socket.socket) -> bool:
+    """Read and forget what has come already on a connection that does not block; whether it has ended."""
+    try:
+        for _ in range(_DISCARDED):
+            if not connection.recv(_PIECE):
+                return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 class Incoming(Reader):
@@ -65,13 +78,6 @@ class Incoming(Reader):
         with contextlib.suppress(RequestTimeout, ClientGone):
             while most > 0 and (data := self._receive()):
                 most -= len(data)
-
-    def discard_what_came(self) -> None:
-        """Read and forget what is there already."""
-        with contextlib.suppress(OSError):
-            for _ in range(_DISCARDED):
-                if not self._connection.recv(_PIECE):
-                    return
 
     def _receive(self) -> bytes:
         """Take what has come, or wait for it; nothing at the end."""

@@ -6,12 +6,14 @@ How a connection is made, and what is said of failures, stands in `route`; what 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 from claude_proxy import __version__
-from claude_proxy.core.http1.answer import MAX_BODY, BadAnswer, HttpAnswer
+from claude_proxy.core.http1.answer import MAX_BODY, HttpAnswer
+from claude_proxy.core.http1.grammar import Malformed
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.upstream import forward_proxy
 from claude_proxy.shell.upstream.connection import Connection, RequestParts
@@ -44,7 +46,8 @@ class Upstream:
             network: as for `Route`.
             idle_seconds: how long a connection is kept for the next call.
             most_idle: how many are kept.
-            stale_seconds: a server that had closed a kept connection lets us know so soon; later it may be at work.
+            stale_seconds: a failure this soon means that the server had closed a kept connection; after that it may be
+                at work on the request.
             max_answer: bytes of an answer's body.
 
         Raises:
@@ -71,9 +74,9 @@ class Upstream:
 
         Args:
             content_type: of the body.
-            write: makes the body, and makes it again where a kept connection turns out to be closed: so it takes no
+            write: makes the body, and makes it again if a kept connection turns out to be closed; so the body takes no
                 memory while the model thinks.
-            waiter: who waits.
+            waiter: waits for the connection, within the call's limits.
             headers: further ones.
 
         Raises:
@@ -90,8 +93,9 @@ class Upstream:
             yield head.encode() + body[:_WITH_HEAD]
             yield memoryview(body)[_WITH_HEAD:]
 
-        with contextlib.suppress(_StaleConnection):
-            return self._exchange(self._idle.take() or self.route.connect(waiter), parts(), waiter)
+        if kept := self._idle.take():
+            with contextlib.suppress(_StaleConnection):
+                return self._exchange(kept, parts(), waiter, was_kept=True)
         return self._exchange(self.route.connect(waiter), parts(), waiter)
 
     @property
@@ -103,13 +107,15 @@ class Upstream:
         """Close the connections that are kept, and keep none from now on."""
         self._idle.close()
 
-    def _exchange(self, connection: Connection, request: RequestParts, waiter: Waiter) -> HttpAnswer:
+    def _exchange(
+        self, connection: Connection, request: RequestParts, waiter: Waiter, *, was_kept: bool = False
+    ) -> HttpAnswer:
         reusable = False
         try:
             silence = self.route.settings.silence_timeout
             answer, reusable = connection.exchange(request, waiter, silence=silence, max_body=self._max_answer)
-        except (OutOfTime, OSError, BadAnswer) as error:
-            if connection.is_stale(self._stale_seconds) and not isinstance(error, OutOfTime):
+        except (OutOfTime, OSError, Malformed) as error:
+            if was_kept and not isinstance(error, OutOfTime) and connection.failed_within(self._stale_seconds):
                 raise _StaleConnection from None
             raise self.route.explain_exchange(error, waiter, has_answered=connection.has_answered) from None
         finally:
@@ -130,7 +136,7 @@ class IdleConnections:
     """Connections that wait for the next call. Any thread may take one, or give one back."""
 
     def __init__(self, seconds: float, most: int) -> None:
-        """Begin without any, and keep each for so many seconds, and no more than `most`."""
+        """Keep each connection for so many seconds, and no more than `most`."""
         self._seconds = seconds
         self._most = most
         self._kept: list[tuple[float, Connection]] = []  # when each was given back; the most recent is the last
@@ -155,16 +161,18 @@ class IdleConnections:
         now = time.monotonic()
         with self._lock:
             self._kept.append((now, connection))
-            old = sum(now - since >= self._seconds for since, _ in self._kept)
-            surplus = max(len(self._kept) - self._most, old)
-            dropped, self._kept[:surplus] = self._kept[:surplus], []
-        for _, each in dropped:
-            each.close()
+        self._drop(now - self._seconds)
 
     def close(self) -> None:
         """Close all, and keep none from now on."""
+        self._most = 0
+        self._drop(math.inf)
+
+    def _drop(self, until: float) -> None:
+        """Close those that were given back before then, and the oldest of those that are too many."""
         with self._lock:
-            self._most = 0
-            dropped, self._kept[:] = self._kept[:], []
+            old = sum(since <= until for since, _ in self._kept)
+            surplus = max(len(self._kept) - self._most, old)
+            dropped, self._kept[:surplus] = self._kept[:surplus], []
         for _, each in dropped:
             each.close()

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from claude_proxy.core.http1.answer import MAX_HEAD, AnswerHead, AnswerReader, HttpAnswer, read_answer, read_head
+from claude_proxy.core.http1.answer import MAX_HEAD, AnswerReader, HttpAnswer, read_answer, read_head
+from claude_proxy.core.http1.grammar import Malformed
 from claude_proxy.shell.upstream import tls
 from claude_proxy.shell.upstream.stream import NotReady, Stream, attempt
 from claude_proxy.shell.wait.waiter import READ, Waiter
@@ -21,19 +22,14 @@ class Connection:
     """A connection that is kept from one request to the next."""
 
     def __init__(self, stream: Stream) -> None:
-        """Begin on a stream that is connected, or will be before the first request."""
         self.stream = stream
         self.has_answered = False  # whether anything has come since the request began
-        self._uses = 0
         self._sent_at: float | None = None
 
-    def is_stale(self, seconds: float) -> bool:
-        """Whether a failure just now means that the server had closed a kept connection.
-
-        Then no byte of an answer came, and the failure at once; after so many seconds the server may be at work.
-        """
-        at_once = self._sent_at is None or time.monotonic() - self._sent_at < seconds
-        return self._uses > 1 and not self.has_answered and at_once
+    def failed_within(self, seconds: float) -> bool:
+        """Whether a failure just now came so soon after sending, and before any answer, that nobody works on it."""
+        soon = self._sent_at is None or time.monotonic() - self._sent_at < seconds
+        return soon and not self.has_answered
 
     def is_open(self) -> bool:
         """Whether the other side has neither closed nor sent anything while the connection was idle."""
@@ -49,14 +45,13 @@ class Connection:
         """Give it up."""
         self.stream.close()
 
-    def ask(self, request: RequestParts, waiter: Waiter) -> tuple[AnswerHead, bool]:
-        """Send a request and read the head of the answer, and whether more has come already.
-
-        Raises:
-            OutOfTime, ClientGone, OSError, BadAnswer: as for `exchange`.
-        """
-        reader, _ = self._send(request, waiter, math.inf)
-        return read_head(reader), len(reader) > 0
+    def ask_for_tunnel(self, request: bytes, waiter: Waiter) -> int:
+        """Send a CONNECT and return the status of the answer; raises what `exchange` does."""
+        reader, _ = self._send([request], waiter, math.inf)
+        status = read_head(reader).status
+        if status < 300 and len(reader):
+            raise Malformed("spoke before REDCap did", lasting=True)
+        return status
 
     def exchange(
         self, request: RequestParts, waiter: Waiter, *, silence: float, max_body: int
@@ -66,15 +61,14 @@ class Connection:
         Raises:
             OutOfTime, ClientGone: as the waiter finds; a silence counts as out of time.
             OSError: the connection broke.
-            BadAnswer: what came is no answer.
+            Malformed: what came is not an HTTP answer.
         """
-        self._uses += 1
         reader, whole = self._send(request, waiter, silence)
         answer, reusable = read_answer(reader, max_body=max_body)
         return answer, reusable and whole
 
     def _send(self, request: RequestParts, waiter: Waiter, silence: float) -> tuple[AnswerReader, bool]:
-        """Send a request; where its answer comes in, and whether all of it went out."""
+        """Send a request; returns the reader of its answer, and whether the whole request was sent."""
         self.has_answered, self._sent_at = False, None
         reader = AnswerReader(lambda: self._receive(reader, waiter, silence))
         whole = all(self._send_part(part, reader, waiter, silence) for part in request)
@@ -116,7 +110,9 @@ class Connection:
         return reader.starts_an_answer or reader.ended or len(reader) > MAX_HEAD
 
     def _receive(self, reader: AnswerReader, waiter: Waiter, silence: float) -> bytes:
-        limit = silence if reader.starts_an_answer else math.inf  # before that the model is thinking
+        if not self.has_answered:  # the model is still thinking, so reading at once would be a wasted call
+            self.stream.wait(waiter, READ)
+        limit = silence if reader.starts_an_answer else math.inf
         data = attempt(self.stream.receive, self.stream, waiter, silence=limit)
         self.has_answered = self.has_answered or bool(data)
         return data

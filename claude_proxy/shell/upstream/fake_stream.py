@@ -46,7 +46,8 @@ class FakeStream(Stream):
 
     def wait(self, waiter: Waiter, event: int, *, until: float = math.inf) -> None:
         waiter.attend()
-        raise OutOfTime(whole_call=until == math.inf)
+        if not self._script:
+            raise OutOfTime(whole_call=until == math.inf)
 
     def close(self) -> None:
         self.closed = True
@@ -59,9 +60,7 @@ class FakeNetwork(Network):
         self._streams = list(streams)
         self._found = look_up or [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 443))]
 
-    def look_up(self, host: str, port: int, *, numeric: bool = False) -> list[Address]:
-        if numeric:
-            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+    def look_up(self, host: str, port: int) -> list[Address]:
         if isinstance(self._found, Exception):
             raise self._found
         return list(self._found)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from claude_proxy import __version__
-from claude_proxy.core.http1.answer import BadAnswer
+from claude_proxy.core.http1.grammar import Malformed
 from claude_proxy.errors import ProxyError, SettingsError, UpstreamMisconfigured, UpstreamUnreachable
 from claude_proxy.settings.table import Settings, is_loopback
 from claude_proxy.settings.values import Secret
@@ -133,19 +133,12 @@ def connect_request(proxy: ForwardProxy, host: str, port: int) -> bytes:
     ).encode()
 
 
-def no_answer(proxy: ForwardProxy, bad: BadAnswer, where: str) -> ProxyError:
-    """What to say of a proxy that does not answer in HTTP when asked for a host and port."""
+def no_answer(proxy: ForwardProxy, bad: Malformed, where: str) -> ProxyError:
+    """What to say of a proxy that does not answer as it should when asked for a host and port."""
     failure = UpstreamMisconfigured if bad.lasting else UpstreamUnreachable
     return failure(
-        f"{proxy.at_the_beginning} gave no answer to be understood when asked for {where}: it {bad.what}. Check "
-        f"{proxy.variable}."
-    )
-
-
-def too_much(proxy: ForwardProxy) -> ProxyError:
-    """What to say of a proxy that goes on talking when it has made the tunnel."""
-    return UpstreamMisconfigured(
-        f"{proxy.at_the_beginning} spoke before REDCap did. Check that {proxy.variable} names an HTTP proxy."
+        f"{proxy.at_the_beginning} gave no answer to be understood when asked for {where}: it {bad.what}. Check that "
+        f"{proxy.variable} names an HTTP proxy."
     )
 
 

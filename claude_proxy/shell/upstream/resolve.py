@@ -1,18 +1,21 @@
 """Looking up the address of one name without holding up anything else.
 
 `getaddrinfo` cannot be interrupted and may take as long as the name servers like. So it runs in a thread of its own,
-while the request that needs the answer waits as it does for any socket: a look-up is over when the other end of its
-socket pair closes. Requests share the look-up that is running; one that hangs is joined by at most three more.
+while the request that needs the answer waits as it does for any socket. Requests share the look-up that is running; one
+that hangs is joined by at most three more.
 """
 
 from __future__ import annotations
 
-import socket
+import ipaddress
 import threading
 import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 
 from claude_proxy.shell.upstream.stream import Address, Network
-from claude_proxy.shell.wait.waiter import READ, Waiter
+from claude_proxy.shell.wait.signal import Signal
+from claude_proxy.shell.wait.waiter import Waiter
 
 MOST_THREADS = 4
 
@@ -20,19 +23,12 @@ MOST_THREADS = 4
 class Resolver:
     """Finds the addresses of one host and port."""
 
-    def __init__(self, host: str, port: int, *, patience: float, network: Network | None = None) -> None:
-        """Prepare.
-
-        Args:
-            host: a name or an IP address.
-            port: the port.
-            patience: seconds after which a look-up is taken to hang, and another may be started beside it.
-            network: whom to ask; by default the machine's.
-        """
+    def __init__(self, host: str, port: int, *, patience: float, network: Network) -> None:
+        """Prepare; a look-up is taken to hang after `patience` seconds, and then another may be started beside it."""
         self._host = host
         self._port = port
         self._patience = patience
-        self._network = network or Network()
+        self._network = network
         self._lock = threading.Lock()
         self._running: list[_LookUp] = []
 
@@ -44,33 +40,30 @@ class Resolver:
             OSError: no look-up can be started.
             OutOfTime, ClientGone: as the waiter finds.
         """
-        try:
-            return self._ask(numeric=True)  # an IP address needs no asking
-        except (socket.gaierror, UnicodeError):
-            pass
-        look_up = self._join()
-        try:
-            waiter.wait(look_up.over, READ)
-            return look_up.result()
-        finally:
-            self._leave(look_up)
+        with suppress(ValueError):
+            ipaddress.ip_address(self._host)
+            return self._ask()  # at once: no name server has to be asked
+        with closing(Signal()) as over:
+            look_up = self._join(over)
+            over.wait(waiter)
+        if look_up.failure:
+            raise look_up.failure
+        return look_up.found
 
-    def _ask(self, *, numeric: bool = False) -> list[Address]:
-        return self._network.look_up(self._host, self._port, numeric=numeric)
+    def _ask(self) -> list[Address]:
+        return self._network.look_up(self._host, self._port)
 
-    def _join(self) -> _LookUp:
-        """The look-up that is running, or a new one."""
+    def _join(self, over: Signal) -> _LookUp:
+        """The look-up that is running, or a new one; `over` will tell when it has ended."""
         with self._lock:
             newest = self._running[-1] if self._running else None
-            hangs = newest is not None and newest.age >= self._patience
-            if newest is not None and (not hangs or len(self._running) >= MOST_THREADS):
-                newest.users += 1
+            if newest and (time.monotonic() - newest.since < self._patience or len(self._running) >= MOST_THREADS):
+                newest.waiting.append(over)
                 return newest
-            look_up = _LookUp()
+            look_up = _LookUp([over])
             try:
                 threading.Thread(target=self._run, args=(look_up,), name="look-up", daemon=True).start()
             except RuntimeError as error:
-                look_up.close()
                 raise OSError("no thread can be started") from error
             self._running.append(look_up)
             return look_up
@@ -83,45 +76,15 @@ class Resolver:
         finally:
             with self._lock:
                 self._running.remove(look_up)
-            look_up.end()
-            self._leave(look_up)
-
-    def _leave(self, look_up: _LookUp) -> None:
-        with self._lock:
-            look_up.users -= 1
-            if look_up.users == 0:
-                look_up.close()
+            for signal in look_up.waiting:  # nobody joins any more
+                signal.give()
 
 
+@dataclass(eq=False)
 class _LookUp:
-    """One question to the name servers, and who waits for its answer."""
+    """One question to the name servers, and its answer."""
 
-    def __init__(self) -> None:
-        self.over, self._running = socket.socketpair()  # `over` is readable from when the other end is shut down
-        self.users = 2  # the thread, and the request that began it
-        self.found: list[Address] = []
-        self.failure: OSError | UnicodeError | None = None
-        self._since = time.monotonic()
-
-    @property
-    def age(self) -> float:
-        """Seconds since it began."""
-        return time.monotonic() - self._since
-
-    def end(self) -> None:
-        """Wake those who wait."""
-        self._running.close()
-
-    def result(self) -> list[Address]:
-        """The addresses.
-
-        Raises:
-            OSError, UnicodeError: the look-up failed.
-        """
-        if self.failure:
-            raise self.failure
-        return self.found
-
-    def close(self) -> None:
-        self.over.close()
-        self._running.close()
+    waiting: list[Signal]
+    found: list[Address] = field(default_factory=list)
+    failure: OSError | UnicodeError | None = None
+    since: float = field(default_factory=time.monotonic)

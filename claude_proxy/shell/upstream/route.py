@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-from claude_proxy.core.http1.answer import BadAnswer
+from claude_proxy.core.http1.grammar import Malformed
 from claude_proxy.errors import ProxyError, UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.upstream import forward_proxy, tls
@@ -73,9 +73,9 @@ class Route:
 
         Args:
             addresses: which to try, in their order.
-            waiter: who waits.
+            waiter: waits for each stage.
             limit: for all of them, in seconds since the waiter's beginning.
-            secure: whether to do the handshake of TLS, where TLS is spoken.
+            secure: whether to do the TLS handshake, if the address is https.
         """
         failure: Exception = OSError("no address")
         for tried, address in enumerate(addresses):
@@ -90,14 +90,14 @@ class Route:
         raise self._explain_connecting(failure, waiter)
 
     def secure(self, connection: Connection, waiter: Waiter) -> None:
-        """Do the handshake of TLS on a connection that was made without."""
+        """Do the TLS handshake on a connection that was made without."""
         try:
             self._shake_hands(connection, waiter)
         except (OutOfTime, OSError, ValueError) as error:
             raise self._explain_connecting(error, waiter) from None
 
     def _open(self, address: Address, waiter: Waiter, *, secure: bool) -> Connection:
-        """A connection; none is left over where that fails."""
+        """A connection; when a stage fails, it is closed."""
         connection = Connection(self._network.open(address))
         try:
             attempt(connection.stream.connect, connection.stream, waiter)
@@ -111,16 +111,13 @@ class Route:
         return connection
 
     def _tunnel(self, connection: Connection, proxy: ForwardProxy, waiter: Waiter) -> None:
-        """Ask a proxy for a tunnel, as one asks for anything."""
         request = forward_proxy.connect_request(proxy, self.host, self.port)
         try:
-            head, spoke_on = connection.ask([request], waiter)
-        except BadAnswer as bad:
+            status = connection.ask_for_tunnel(request, waiter)
+        except Malformed as bad:
             raise forward_proxy.no_answer(proxy, bad, self.where) from None
-        if not 200 <= head.status < 300:
-            raise forward_proxy.refusal(proxy, head.status, self.where)
-        if spoke_on:
-            raise forward_proxy.too_much(proxy)
+        if not 200 <= status < 300:
+            raise forward_proxy.refusal(proxy, status, self.where)
 
     def _shake_hands(self, connection: Connection, waiter: Waiter) -> None:
         if self._tls:
@@ -165,7 +162,7 @@ class Route:
         return UpstreamUnreachable(f"{peer} could not be reached ({_reason(error)}). {self._remedy}.")
 
     def explain_exchange(self, error: Exception, waiter: Waiter, *, has_answered: bool) -> ProxyError:
-        """Why there is no answer on a connection: `OSError`, `BadAnswer` or `OutOfTime`."""
+        """Why there is no answer on a connection: `OSError`, `Malformed` or `OutOfTime`."""
         match error:
             case OutOfTime(whole_call=True):
                 return self._explain_limit(waiter)
@@ -175,13 +172,13 @@ class Route:
                     f"{self.host} {what}: nothing moved for {self.settings.silence_timeout:g} s. Try again; "
                     "SILENCE_TIMEOUT sets the limit."
                 )
-            case BadAnswer(lasting=True):
+            case Malformed(lasting=True):
                 return UpstreamMisconfigured(
                     f"The answer of {self.where} {error.what}. Check REDCAP_API_URL: its scheme, host, port and path."
                 )
             case ssl.SSLError() if tls.wants_client_certificate(error):
                 return tls.explain(error, self.where, self.settings.redcap_tls_minimum)
-        what = error.what if isinstance(error, BadAnswer) else f"broke off ({_reason(error)})"
+        what = error.what if isinstance(error, Malformed) else f"broke off ({_reason(error)})"
         often = "Try again; if it happens often, ask whoever runs REDCap for the time limits of the gateways before it."
         if not has_answered and not self.secured:
             often += " If that port speaks TLS, REDCAP_API_URL must begin with https://."

@@ -38,7 +38,6 @@ class Stream:
     """A connection. All but `wait` return at once, or raise `NotReady`; what fails raises `OSError`."""
 
     def __init__(self, address: Address) -> None:
-        """Prepare a connection to an address."""
         family, kind, protocol, _, self._place = address
         self._begun = False
         self._socket = socket.socket(family, kind, protocol)
@@ -110,10 +109,9 @@ class Stream:
 class Network:
     """The network of this machine."""
 
-    def look_up(self, host: str, port: int, *, numeric: bool = False) -> list[Address]:
-        """The addresses of a host, which may take long; of a numeric one, or else `socket.gaierror`, at once."""
-        flags = socket.AI_NUMERICHOST if numeric else 0
-        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags))
+    def look_up(self, host: str, port: int) -> list[Address]:
+        """The addresses of a host, which may take long, unless it is an IP address."""
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
     def open(self, address: Address) -> Stream:
         """A connection to an address, still to be made."""

@@ -1,7 +1,7 @@
 """TLS towards REDCap: whom to trust, and what to say when that fails.
 
 The certificate is always verified. `REDCAP_CA_BUNDLE` adds to the authorities that the machine trusts anyway, so that
-a REDCap which moves from an authority of its own to a public one keeps working; who wants to replace them has OpenSSL's
+a REDCap which moves from an authority of its own to a public one keeps working; to replace them, there are OpenSSL's
 `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
@@ -45,16 +45,17 @@ _CERTIFICATE: Mapping[int, tuple[str, str]] = {
         "it is self-signed: nobody vouches for it",
         "If you are sure that it is REDCap's, set REDCAP_CA_BUNDLE to a file that holds it.",
     ),
-    23: ("it has been revoked", "Tell whoever runs REDCap, and send nothing there until then."),
     62: ("it is for another host name", "Check the name in REDCAP_API_URL: it must be one that the certificate names."),
     64: ("it is not for this IP address", "Set REDCAP_API_URL to the name that the certificate is for."),
+    **dict.fromkeys(
+        (2, 19, 20, 21, 27),
+        (
+            "it was issued by an authority that this machine does not know",
+            "If your institution has a certificate authority of its own, or inspects TLS, set REDCAP_CA_BUNDLE to the "
+            "PEM file of that authority.",
+        ),
+    ),
 }
-_UNKNOWN_AUTHORITY = (
-    "it was issued by an authority that this machine does not know",
-    "If your institution has a certificate authority of its own, or inspects TLS, set REDCAP_CA_BUNDLE to the PEM file "
-    "of that authority.",
-)
-_UNKNOWN_AUTHORITY_CODES = {2, 19, 20, 21, 27}
 
 _NO_TLS = {
     *("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"),
@@ -110,14 +111,11 @@ def wants_client_certificate(error: OSError) -> bool:
 
 
 def _explain_certificate(error: ssl.SSLCertVerificationError, where: str) -> ProxyError:
-    code = error.verify_code
-    if code in _UNKNOWN_AUTHORITY_CODES:
-        what, remedy = _UNKNOWN_AUTHORITY
-    else:
-        what, remedy = _CERTIFICATE.get(
-            code,
-            (f"OpenSSL refuses it with code {code}", "Check REDCAP_API_URL, and ask whoever runs REDCap."),
-        )
+    other = (
+        f"OpenSSL refuses it with code {error.verify_code}",
+        "Check REDCAP_API_URL, and ask whoever runs REDCap.",
+    )
+    what, remedy = _CERTIFICATE.get(error.verify_code, other)
     return UpstreamMisconfigured(
         f"The certificate of {where} cannot be trusted: {what}. {remedy} The token was not sent."
     )

@@ -2,7 +2,7 @@
 
 Sockets towards REDCap never block. Whatever cannot go on at once (a look-up, connecting, the TLS handshake, sending,
 reading) hands over to a `Waiter`, which sends signs of life to the client when they are due, notices that it has gone,
-and keeps the limits. What always can go on looks in with `attend`, so that a server that never pauses is no better off.
+and keeps the limits. What never has to wait calls `attend`, so the limits hold even if the server never pauses.
 
 A client that has shut down its sending side only could, by the letter of HTTP, still wait for its answer. No client of
 this API does so; it is how a closed connection looks from here. So it counts as gone.
@@ -15,7 +15,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from claude_proxy.errors import ClientGone
@@ -68,7 +68,8 @@ class Waiter:
         self._ready = ready or _READY
         self._step_limit = math.inf
         self._start = clock()
-        self._due = self._glance = 0.0
+        self._due = 0.0
+        self._glance = _GLANCE  # the server has just heard from the client
 
     def renew(self, limit: float) -> None:
         """Give a further call a time limit of its own, in seconds from now."""
@@ -112,8 +113,7 @@ class Waiter:
             until: a further limit, in seconds since the beginning.
 
         Raises:
-            OutOfTime: a limit has passed.
-            ClientGone: the client has closed its connection.
+            OutOfTime, ClientGone: as for `attend`.
         """
         while True:
             now = self.elapsed
@@ -140,16 +140,15 @@ class Waiter:
 
     def _listen(self, client: socket.socket) -> None:
         """See whether the client has gone. If it has sent something instead, the server will read it later."""
-        with suppress(BlockingIOError):
-            try:
-                data = client.recv(1, socket.MSG_PEEK)
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                raise ClientGone from error
-            if not data:
-                raise ClientGone
-            self._client_talks = True
+        try:
+            data = client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ClientGone from error
+        if not data:
+            raise ClientGone
+        self._client_talks = True
 
 
 def is_ready(sock: socket.socket, event: int, timeout: float) -> bool:

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import pytest
 from http_cases import BODIES, BROKEN, CUT_SHORT, MB, REFUSED, SECRET, WHOLE
 
-from claude_proxy.core.http1.answer import AnswerReader, BadAnswer, read_answer
-from claude_proxy.core.http1.grammar import REQUEST
+from claude_proxy.core.http1.answer import AnswerReader, read_answer
+from claude_proxy.core.http1.grammar import REQUEST, Malformed
 from claude_proxy.core.http1.reader import Reader
 from claude_proxy.core.http1.request import read_body, read_head
 from claude_proxy.errors import ProxyError
@@ -36,7 +36,7 @@ def answer(more: Callable[[], bytes]) -> Outcome:
     reader = AnswerReader(more)
     try:
         return read_answer(reader)[0], rest(reader)
-    except BadAnswer as bad:
+    except Malformed as bad:
         return (bad.what, bad.lasting), None
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_request_is_refused(name: str) -> None:
 def test_a_request_that_is_cut_short_is_refused(name: str) -> None:
     (status, message, _), _left = in_every_way(request, CUT_SHORT[name], behind=False)
     assert status == 400
-    assert "cut short" in message
+    assert "broke off" in message
 
 
 ENDS_WITH_THE_CONNECTION = {"to the end", "more than was said", "twice"}

@@ -61,7 +61,7 @@ def test_a_request_that_is_cut_short_is_refused(site: Site, where: str) -> None:
     with site.connect() as wire:
         wire.send(CUT_SHORT[where])
         wire.socket.shutdown(socket.SHUT_WR)
-        assert "cut short" in wire.read_response().error[2]
+        assert "broke off" in wire.read_response().error[2]
     assert len(site.application.requests) == seen
 
 

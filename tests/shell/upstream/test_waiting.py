@@ -21,6 +21,7 @@ from claude_proxy.settings.values import Secret
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 from claude_proxy.shell.upstream.fake_stream import FakeNetwork
 from claude_proxy.shell.upstream.resolve import Resolver
+from claude_proxy.shell.upstream.stream import Network
 from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime, ready_by_select
 
 Client: TypeAlias = "tuple[socket.socket, socket.socket]"
@@ -282,7 +283,7 @@ def test_an_ip_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     for host in ("127.0.0.1", "::1"):
-        assert Resolver(host, 80, patience=PATIENCE).addresses(Waiter(limit=PATIENCE))
+        assert Resolver(host, 80, patience=PATIENCE, network=Network()).addresses(Waiter(limit=PATIENCE))
 
 
 @pytest.mark.parametrize(
