@@ -181,15 +181,17 @@ def _mirror() -> str:
 
 
 def _write_starter(starter: Path, unpacked: Path, path: str) -> None:
-    """Write a script that starts an unpacked program with its own libraries and fonts."""
+    """Write a script that starts an unpacked program with its own libraries and fonts, wherever the folder is moved."""
     libraries = sorted(
-        {str(found.parent) for top in _LIBRARIES for found in (unpacked / top).rglob("lib*.so*") if not found.is_dir()}
+        {found.parent for top in _LIBRARIES for found in (unpacked / top).rglob("lib*.so*") if not found.is_dir()}
     )
-    settings = {"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {}
-    if (fonts := unpacked / "usr/share/fonts").exists() and not _FONTS.exists():
-        (unpacked / "fonts.conf").write_text(f"<fontconfig><dir>{fonts}</dir></fontconfig>\n", encoding="utf-8")
-        settings["FONTCONFIG_FILE"] = str(unpacked / "fonts.conf")
-    lines = ["#!/bin/sh", *(f"export {name}='{value}'" for name, value in settings.items())]
+    settings = {"LD_LIBRARY_PATH": ":".join(map(_from_starter, libraries))} if libraries else {}
+    if (unpacked / "usr/share/fonts").exists() and not _FONTS.exists():
+        fonts = '<fontconfig><dir prefix="relative">usr/share/fonts</dir></fontconfig>\n'
+        (unpacked / "fonts.conf").write_text(fonts, encoding="utf-8")
+        settings["FONTCONFIG_FILE"] = _from_starter(unpacked / "fonts.conf")
+    lines = ["#!/bin/sh", 'here=$(dirname "$(readlink -f "$0")")']
+    lines += [f'export {name}="{value}"' for name, value in settings.items()]
     binary = next(
         (found for place in (path, path.removeprefix("usr/")) if (found := unpacked / place).is_file()), None
     )  # older packages have theirs in /bin
@@ -197,9 +199,14 @@ def _write_starter(starter: Path, unpacked: Path, path: str) -> None:
         raise Missing(f"{unpacked} holds no {path}: has Debian moved it?")
     starter.parent.mkdir(parents=True, exist_ok=True)
     made = starter.with_suffix(".new")
-    made.write_text("\n".join([*lines, f"exec '{binary}' \"$@\"", ""]), encoding="utf-8")
+    made.write_text("\n".join([*lines, f'exec "{_from_starter(binary)}" "$@"', ""]), encoding="utf-8")
     made.chmod(0o755)
     made.rename(starter)
+
+
+def _from_starter(path: Path) -> str:
+    """A path as the starter names it."""
+    return f"$here/../{path.relative_to(FOLDER)}"
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
