@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 
 from claude_proxy.core.messages.blocks import read_content
 from claude_proxy.core.messages.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
-from claude_proxy.core.messages.json_node import Node, Rules, Tally
+from claude_proxy.core.messages.json_node import Node, Read, Tally, read_apart, run_reading
 from claude_proxy.core.messages.tools import read_tool
 from claude_proxy.core.steps import Json, Runner
 from claude_proxy.errors import InvalidRequest
@@ -48,7 +48,7 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Run
     entries = field.items()
     if not entries:
         field.fail("at least one message is required")
-    messages = [_read(entry, run) for entry in entries]
+    messages = [run_reading(run, read_message, entry) for entry in entries]
     added, withdrawn = _tool_changes(entries, tools, model)
     start = _start(entries)
     shown, prefill = _split_prefill(_without_cleared(entries, messages)[start:])
@@ -59,30 +59,13 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Run
     return Conversation(tuple(pairing.messages), prefill, added, withdrawn)
 
 
-@dataclass(frozen=True)
-class ReadMessage:
-    """What one message was read as, and how many of its fields and keys nobody here knows."""
-
-    message: MessageParam
-    ignored: int
-
-
-def read_message(entry: Json, version: str) -> ReadMessage:
+def read_message(entry: Json, version: str) -> Read[MessageParam]:
     """Read one message: a step.
 
     Raises:
         InvalidRequest: it breaks the rules of this API version.
     """
-    node = Node(entry.value, entry.path, Rules(version=version), Tally())
-    node.limit_depth()
-    message = _message(node)
-    return ReadMessage(message, node.tally.ignored)
-
-
-def _read(entry: Node, run: Runner) -> MessageParam:
-    read = run(read_message, Json(entry.value, entry.path), entry.rules.version)
-    entry.tally.ignored += read.ignored
-    return read.message
+    return read_apart(entry, version, _message)
 
 
 def _message(entry: Node) -> MessageParam:

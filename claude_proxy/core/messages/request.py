@@ -9,7 +9,6 @@ backend can do.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -18,13 +17,10 @@ from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.json_text import TOO_DEEP
 from claude_proxy.core.messages.content import Request
 from claude_proxy.core.messages.conversation import PREFILL_REFUSED, read_conversation
-from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Node, Rules, Tally
-from claude_proxy.core.messages.tools import read_offers, read_tool_choice
+from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Node, Rules, Tally, run_reading
+from claude_proxy.core.messages.tools import read_tool_choice, read_tools
 from claude_proxy.core.steps import Runner
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
-
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-
 
 # --- the rules --------------------------------------------------------------------------------------------------------
 
@@ -87,7 +83,7 @@ def parse_request(
     _check_fields(top, count_only=count_only)
     model = _model(top.require("model"))
     offers = top.get("tools")
-    tools = read_offers(offers, model, run) if offers else ()
+    tools = run_reading(run, read_tools, offers, model) if offers else ()
     conversation = read_conversation(top.require("messages"), tools, model, run)
     offered = (*tools, *conversation.added)
     callable_tools = tuple(tool for tool in offered if tool.name not in conversation.withdrawn)
@@ -118,7 +114,7 @@ def parse_request(
 def _load(body: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        if _SURROGATE_ESCAPE.search(body):  # one of a pair may stand alone
+        if b"\\ud" in body or b"\\uD" in body:  # half of a surrogate pair may stand alone
             json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
         raise InvalidRequest(TOO_DEEP) from None
@@ -215,7 +211,9 @@ _REFUSALS: Mapping[str, Callable[[Node], None]] = {
 
 
 def _model(field: Node) -> str:
-    if len(field.nonempty_string()) > _LONGEST_MODEL:
+    if not field.string():
+        field.fail("String should have at least 1 character")
+    if len(field.string()) > _LONGEST_MODEL:
         field.fail(f"String should have at most {_LONGEST_MODEL} characters")
     return field.string()
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, cast
 
 from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.messages.content import Tool, ToolChoice
-from claude_proxy.core.messages.json_node import Node, Rules, Tally
-from claude_proxy.core.steps import Json, Runner
+from claude_proxy.core.messages.json_node import Node, Read, read_apart
+from claude_proxy.core.steps import Json
 from claude_proxy.errors import InvalidRequest
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -113,39 +113,21 @@ CLIENT_TOOLS: Mapping[str, _ClientTool] = {
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Offers:
-    """What `tools` were read as, and how many of their keys nobody here knows."""
-
-    tools: tuple[Tool, ...]
-    ignored: int
-
-
-def read_offers(field: Node, model: str, run: Runner) -> tuple[Tool, ...]:
-    """The tools that may be shown to the model; see `read_tools`."""
-    offers = run(read_offers_leniently, Json(field.value, field.path), field.rules.version, model)
-    field.tally.ignored += offers.ignored
-    return offers.tools
-
-
-def read_offers_leniently(field: Json, version: str, model: str) -> Offers:
-    """Read `tools`: a step."""
-    node = Node(field.value, field.path, Rules(version=version), Tally())
-    node.limit_depth()
-    tools = read_tools(node, model)
-    return Offers(tools, node.tally.ignored)
-
-
-def read_tools(field: Node, model: str) -> tuple[Tool, ...]:
-    """The tools that may be shown to the model.
+def read_tools(field: Json, version: str, model: str) -> Read[tuple[Tool, ...]]:
+    """Read `tools`, as far as they may be shown to the model: a step.
 
     Args:
         field: `tools`.
+        version: the API version.
         model: the model's name, for the sentence that refuses a tool type.
 
     Raises:
         InvalidRequest: a tool breaks the API's rules, or Anthropic's servers would have to run it.
     """
+    return read_apart(field, version, lambda node: _tools(node, model))
+
+
+def _tools(field: Node, model: str) -> tuple[Tool, ...]:
     items = field.items()
     offered = [item for item in items if not _is_tool_search(item)]
     searched = len(offered) < len(items)
