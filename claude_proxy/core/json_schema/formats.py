@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
+from functools import partial
 from typing import Final, NamedTuple
 
 from claude_proxy.core.expressions import expression
@@ -27,15 +29,17 @@ def _full_match(pattern: str) -> Callable[[str], bool]:
 
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 _TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
-_MONTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 def _is_date(text: str) -> bool:
     if not (match := _DATE.fullmatch(text)):
         return False
     year, month, day = map(int, match.groups())
-    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-    return 1 <= month <= 12 and 1 <= day <= _MONTHS[month - 1] + (is_leap and month == 2)
+    try:
+        date(year or 2000, month, day)  # Python has no year 0, which was a leap year like 2000
+    except ValueError:
+        return False
+    return True
 
 
 def _is_time(text: str) -> bool:
@@ -75,20 +79,14 @@ def _is_email(text: str) -> bool:
     return _is_hostname(domain)
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_address(version: int, text: str) -> bool:
     try:
-        ipaddress.IPv4Address(text)
+        return ipaddress.ip_address(text).version == version and "%" not in text
     except ValueError:
         return False
-    return True
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return "%" not in text
+_is_ipv4, _is_ipv6 = partial(_is_address, 4), partial(_is_address, 6)
 
 
 _splits_as_uri = expression(

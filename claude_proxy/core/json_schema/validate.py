@@ -305,20 +305,14 @@ def _names_types(argument: Any) -> bool:
     return bool(names) and all(isinstance(name, str) and name in ALL_TYPES for name in names)
 
 
-def _add_all(compiler: _Compiler, schemas: list[Schema]) -> list[Schema]:
-    return [compiler.add(schema, index) for index, schema in enumerate(schemas)]
-
-
-def _add_named(compiler: _Compiler, schemas: Mapping[str, Schema]) -> Mapping[str, Schema]:
-    return {name: compiler.add(schema, name) for name, schema in schemas.items()}
-
-
-def _a_schema(compiler: _Compiler, argument: Any) -> Schema:
-    return compiler.add(argument)
+def _add_parts(compiler: _Compiler, parts: Any) -> Any:
+    for step, schema in parts.items() if isinstance(parts, Mapping) else enumerate(parts):
+        compiler.add(schema, step)
+    return parts
 
 
 def _items_shape(compiler: _Compiler, argument: Any) -> Any:
-    return _add_all(compiler, argument) if isinstance(argument, list) else compiler.add(argument)
+    return _add_parts(compiler, argument) if isinstance(argument, list) else compiler.add(argument)
 
 
 def _bound(compiler: _Compiler, argument: Any) -> Any:
@@ -331,8 +325,8 @@ _DIVISOR = _must_be("a number greater than 0", lambda it: _is_number(it) and it 
 _COUNT = _must_be("a whole number from 0 on", lambda it: type_of(it) == "integer" and it >= 0, lambda _, it: int(it))
 _FLAG = _must_be("true or false", lambda it: isinstance(it, bool))
 _NAMES = _must_be("a list of strings", lambda it: isinstance(it, list) and all(isinstance(name, str) for name in it))
-_SCHEMAS = _must_be("a list of schemas", lambda it: isinstance(it, list) and bool(it), _add_all)
-_NAMED_SCHEMAS = _must_be("an object", lambda it: isinstance(it, Mapping), _add_named)
+_SCHEMAS = _must_be("a list of schemas", lambda it: isinstance(it, list) and bool(it), _add_parts)
+_NAMED_SCHEMAS = _must_be("an object", lambda it: isinstance(it, Mapping), _add_parts)
 _REFERENCE = _must_be("a string", lambda it: isinstance(it, str), lambda to, it: to.add(to.target(it)))
 _PATTERN = _must_be("a string", lambda it: isinstance(it, str), lambda _, it: (p := read_pattern(it)) and (it, p))
 _TYPES = _must_be(
@@ -530,7 +524,7 @@ KEYWORDS: Final[Mapping[str, _Keyword]] = {
     "uniqueItems": _Keyword(_ARRAY, _FLAG, _unique_items),
     "required": _Keyword(_OBJECT, _NAMES, _required),
     "properties": _Keyword(_OBJECT, _NAMED_SCHEMAS, _properties),
-    "additionalProperties": _Keyword(_OBJECT, _a_schema, _additional_properties),
+    "additionalProperties": _Keyword(_OBJECT, _Compiler.add, _additional_properties),
     "minProperties": _Keyword(_OBJECT, _COUNT, _counts(operator.lt, "have", "property", "properties")),
     "maxProperties": _Keyword(_OBJECT, _COUNT, _counts(operator.gt, "have", "property", "properties")),
     "$ref": _Keyword(ALL_TYPES, _REFERENCE, _Visit.again),

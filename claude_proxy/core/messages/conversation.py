@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from claude_proxy.core.messages.blocks import read_content
 from claude_proxy.core.messages.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
@@ -170,33 +170,25 @@ def _tool_changes(
     for change in _changes(entries):
         tool = change.require("tool")
         if tool.require("type").string() == "tool_definition":
-            if defined := _added_tool(tool.require("definition"), model):
-                added[defined.name] = defined
+            definition = tool.require("definition")
+            definition.limit_depth()
+            if defined := read_tool(definition, model):
+                added[defined.name] = replace(defined, defer_loading=True)  # it is shown where it is added
                 withdrawn.discard(defined.name)
             continue
         name = tool.require("name").string()
         if name not in added and name not in {known.name for known in tools}:
-            _refuse_reference(name, tool.path)
+            raise InvalidRequest(
+                f"Tool reference '{name}' not found in available tools",
+                tool.path,
+                details={"error_code": "tool_reference_unresolved"},
+            )
         if change.value["type"] == "tool_addition":
             withdrawn.discard(name)
         else:
             withdrawn.add(name)
     names = {tool.name for tool in tools}
     return tuple(tool for name, tool in added.items() if name not in names), frozenset(withdrawn)
-
-
-def _added_tool(definition: Node, model: str) -> Tool | None:
-    definition.limit_depth()
-    tool = read_tool(definition, model)
-    return tool and replace(tool, defer_loading=True)  # it is shown where it is added
-
-
-def _refuse_reference(name: str, path: str) -> NoReturn:
-    raise InvalidRequest(
-        f"Tool reference '{name}' not found in available tools",
-        path,
-        details={"error_code": "tool_reference_unresolved"},
-    )
 
 
 def _changes(entries: Sequence[Node]) -> Iterable[Node]:
