@@ -56,15 +56,10 @@ def digest(*texts: str) -> bytes:
 
 @dataclass(eq=False)  # not frozen: that takes three times as long, and there is one for each message
 class Json(Marked):
-    """A JSON value as it came.
-
-    Attributes:
-        value: the value.
-        path: where it stood, for what has to be said against it; no result depends on that.
-    """
+    """A JSON value as it came."""
 
     value: Any
-    path: str
+    path: str  # for what has to be said against it; no result depends on that
 
     @property  # it is asked for once
     def mark(self) -> bytes:

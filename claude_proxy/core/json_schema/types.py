@@ -43,12 +43,7 @@ def _budget() -> Iterator[int]:
 
 
 def types(schema: Schema, root: Schema) -> frozenset[str]:
-    """The JSON types a schema allows; where numbers are allowed, integers are too.
-
-    Args:
-        schema: the schema of the value.
-        root: the document that `$ref`s point into.
-    """
+    """The JSON types a schema allows, `root` being what `$ref`s point into; where numbers are allowed, integers are."""
     return _types(schema, root, _budget())
 
 
@@ -104,11 +99,7 @@ def find(pointer: Any, root: Schema) -> Any:
 def properties(schema: Schema, root: Schema | None = None) -> dict[str, Schema]:
     """The named properties of an object schema, those of its `$ref`, `allOf`, `anyOf` and `oneOf` parts included.
 
-    One that stands in several parts may be as any of them says.
-
-    Args:
-        schema: the schema of the object.
-        root: the document that `$ref`s point into; the schema itself if it is left out.
+    One that stands in several parts may be as any of them says. `root` is the schema itself if it is left out.
     """
     found: dict[str, list[Schema]] = {}
     for part in _parts(schema, schema if root is None else root, _budget()):

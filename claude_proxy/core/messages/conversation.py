@@ -34,13 +34,7 @@ class Conversation:
 
 
 def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Runner) -> Conversation:
-    """Read the messages.
-
-    Args:
-        field: `messages`.
-        tools: the tools that the request offers from the beginning.
-        model: the model's name, for the sentence that refuses a tool type.
-        run: runs the reading of a message, or knows what it gives.
+    """Read `messages`, given the tools that the request offers from the beginning.
 
     Raises:
         InvalidRequest: a message breaks the API's rules.

@@ -66,13 +66,7 @@ def parse_request(
     count_only: bool = False,
     run: Runner = steps.run,
 ) -> Request:
-    """Read the body of `POST /v1/messages`, or of `…/count_tokens`.
-
-    Args:
-        body: JSON text in UTF-8.
-        rules: for which API version.
-        count_only: do without `max_tokens`.
-        run: runs the steps of reading, or knows what they give.
+    """Read the body of `POST /v1/messages`, or of `…/count_tokens`, which does without `max_tokens` (`count_only`).
 
     Raises:
         InvalidRequest: the body is not JSON, or a field breaks the API's rules.

@@ -114,12 +114,7 @@ CLIENT_TOOLS: Mapping[str, _ClientTool] = {
 
 
 def read_tools(field: Json, version: str, model: str) -> Read[tuple[Tool, ...]]:
-    """Read `tools`, as far as they may be shown to the model: a step.
-
-    Args:
-        field: `tools`.
-        version: the API version.
-        model: the model's name, for the sentence that refuses a tool type.
+    """Read `tools`, as far as they may be shown to the model: a step. A sentence that refuses one names the model.
 
     Raises:
         InvalidRequest: a tool breaks the API's rules, or Anthropic's servers would have to run it.
