@@ -1,4 +1,4 @@
-"""The costly steps of a request, which whoever runs them may remember.
+"""The costly steps of a request, whose results a caller may remember.
 
 A client sends its whole conversation each turn, and most of it is as it was. So the way from a body to a prompt is cut
 into steps, a few for each message and a few for the tools. A step is a pure function: its arguments are all that its

@@ -236,7 +236,7 @@ def read_page(query: Mapping[str, Sequence[str]]) -> Page:
     """The page that a query asks for.
 
     Raises:
-        InvalidRequest: `limit` is no number from 1 to 1000.
+        InvalidRequest: `limit` is not a number from 1 to 1000.
     """
     limit = query.get("limit", ["20"])[-1]
     if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= 1000):

@@ -1,8 +1,8 @@
 r"""The regular expressions of `pattern`, as far as the real API takes them, on a matcher that cannot backtrack.
 
 The API documents anchors, the quantifiers `*`, `+`, `?` and small `{n,m}`, classes (`[]`, `.`, `\d`, `\w`, `\s`) and
-groups; alternatives and escaped characters go without saying. Whatever else ECMAScript has (lookaround, references to
-groups, `\b`, properties, flags) is not read, and a pattern that uses it is not checked.
+groups. Alternatives and escaped characters are read too. A pattern that uses anything else of ECMAScript's (lookaround,
+references to groups, `\b`, properties, flags) is not checked.
 
 Patterns come from strangers, so no way through a text is tried and taken back: each part of a pattern turns the set of
 places where it may begin into the set of those where it may end. Python's own `re` only says what one character may be.
@@ -26,7 +26,7 @@ Matcher: TypeAlias = Callable[[str, Callable[[int], None]], bool]
 
 
 class _UnsupportedError(ValueError):
-    """The pattern is beyond what is read here, or is none."""
+    """The pattern is malformed, or beyond what is read here."""
 
 
 _ESCAPE = r"\\(?:[dDwWsStnvfr]|x[0-9A-Fa-f]{2}|u(?![Dd][89A-Fa-f])[0-9A-Fa-f]{4}|[^0-9A-Za-z])"

@@ -1,9 +1,9 @@
 """Whether a value is as a JSON Schema says, as far as the vendors' SDKs and the real API go.
 
-Three questions. `schema_fault` asks whether a schema is one; `unchecked` names what of it is not checked; `faults` asks
-what is wrong with a value, in sentences a model can act on. `KEYWORDS` is the table behind them: per keyword the types
-it speaks of, the shape its argument must have, and the test. A schema is first compiled, which checks the shapes and
-finds the targets of the references; a `_Visit` then applies a part of it to a value.
+Three questions. `schema_fault` asks whether a schema is valid; `unchecked` names what is not checked; `faults` tells
+what is wrong with a value, in sentences that a model can act on. `KEYWORDS` is the table behind them: per keyword the
+types that it speaks of, the shape its argument must have, and the test. A schema is first compiled, which checks the
+shapes and finds the targets of the references; a `_Visit` then applies a part of it to a value.
 
 The table holds the API's subset of draft 2020-12 and what pydantic and zod write for everyday types, since the SDKs'
 helpers for tools send that as it is. `oneOf` is read as `anyOf`, as by the SDKs. So nothing in the table negates, and
@@ -54,7 +54,7 @@ UNCHECKED: Final = frozenset(
 
 
 def schema_fault(schema: Schema) -> str | None:
-    """Why a schema is none that can be held to, in a sentence that begins with the path into it; None if it is one."""
+    """Why a schema cannot be used, in a sentence that begins with the path into it; None if it can."""
     try:
         _Compiler(schema)
     except _RefusedError as refused:

@@ -1,7 +1,7 @@
 """One JSON value of a request with its path, so that whatever is wrong with it can be named.
 
 A `Node` reads a value as a type and its fields by name; a fault is an `InvalidRequest` with the real API's path and
-words. What nobody here knows is let pass and counted, since Claude Code adds fields with every release.
+words. Unknown keys are accepted and counted, since Claude Code adds fields with every release.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Rules:
 
 @dataclass
 class Tally:
-    """What was let pass while a request was read.
+    """What was tolerated while a request was read.
 
     Attributes:
-        ignored: fields, keys and betas that nobody here knows.
+        ignored: unknown fields, keys and betas.
         mended: calls without a result, and results without a call.
     """
 
@@ -175,7 +175,7 @@ class Node:
 
 
 Read: TypeAlias = tuple[T, int]
-"""What a step made of a value, and how many of its fields and keys nobody here knows."""
+"""What a step made of a value, and how many unknown fields and keys it held."""
 
 
 def read_apart(value: Json, version: str, read: Callable[[Node], T]) -> Read[T]:

@@ -1,6 +1,6 @@
 """Anthropic JSON -> `Request`. A fault names the field.
 
-Lenient where nothing is lost: what nobody here knows is ignored and counted, since Claude Code adds fields with every
+Lenient where nothing is lost: unknown fields are ignored and counted, since Claude Code adds fields with every
 release; a call without a result, or the reverse, is mended and counted. Strict where content would vanish without a
 word: unknown block types, tool types and roles are refused, and so are fields that ask for something which no text-only
 backend can do.
@@ -136,15 +136,15 @@ _FIELDS = frozenset(
     | {"inference_geo", "container", "diagnostics", "context_management", "compaction", "mcp_servers", "fallbacks"}
     | {"fallback_credit_token", "thread", "billing_policy", "output_format", "safeguards"}
 )
-_LARGE_FIELDS = ("messages", "tools")  # whose parts are looked at where they are read
-
-
+_LARGE_FIELDS = ("messages", "tools")  # whose parts are checked where they are read
+_NO_CONTAINERS = "Container identifier can only be provided when using the code execution tool"
+_NO_SUMMARIES = "this server does not summarize by itself; ask for a summary in a message"
 _NO_SAMPLING = f"this parameter is not supported in API version {NEW_VERSION}; leave it out"
 _LONGEST_MODEL = 256
 
 
 def _check_fields(top: Node, *, count_only: bool) -> None:
-    """Refuse the fields that ask for what cannot be had, count those that nobody here knows."""
+    """Refuse the fields that ask for something impossible, and count the unknown ones."""
     for name, field in top.fields():
         if name not in _LARGE_FIELDS:
             field.limit_depth()
@@ -157,19 +157,11 @@ def _check_fields(top: Node, *, count_only: bool) -> None:
         top_k.fail(_NO_SAMPLING)
 
 
-def _refuse_container(_: Node) -> None:
-    raise InvalidRequest("Container identifier can only be provided when using the code execution tool", "container")
-
-
 def _refuse_mcp_servers(field: Node) -> None:
     if field.items():
         field.fail(
             "this server connects to no MCP servers; configure them in the client, which then offers their tools"
         )
-
-
-def _refuse_compaction(field: Node) -> None:
-    field.fail("this server does not summarize by itself; ask for a summary in a message")
 
 
 def _refuse_thread(field: Node) -> None:
@@ -195,9 +187,9 @@ def _refuse_credit(field: Node) -> None:
 
 
 _REFUSALS: Mapping[str, Callable[[Node], None]] = {
-    "container": _refuse_container,
+    "container": lambda field: field.fail(_NO_CONTAINERS),
     "mcp_servers": _refuse_mcp_servers,
-    "compaction": _refuse_compaction,
+    "compaction": lambda field: field.fail(_NO_SUMMARIES),
     "thread": _refuse_thread,
     "billing_policy": _refuse_billing,
     "fallback_credit_token": _refuse_credit,

@@ -222,19 +222,17 @@ def _system(request: Request, tools: Toolbox, view: View, run: Runner) -> list[S
     if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
         parts.append(tools.described)
     if request.output_schema is not None:
-        parts.append(_system_part(instructions.describe_output(request.output_schema), view))
+        parts.append(_measured(view.protect(instructions.describe_output(request.output_schema)), view))
     return parts
 
 
 def describe_system(texts: tuple[str, ...], view: View) -> SystemPart:
     """What the client says of the model's task, and what is to be said of the channel: a step."""
     note = _CHANNEL_NOTE if view.armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES
-    text = "\n\n".join([*map(view.protect, texts), note])
-    return SystemPart(text, tokens.measure(text, view.tokenizer))
+    return _measured("\n\n".join([*map(view.protect, texts), note]), view)
 
 
-def _system_part(text: str, view: View) -> SystemPart:
-    text = view.protect(text)
+def _measured(text: str, view: View) -> SystemPart:
     return SystemPart(text, tokens.measure(text, view.tokenizer))
 
 
@@ -269,7 +267,7 @@ def prepare_tools(tools: tuple[Tool, ...], view: View) -> Toolbox:
     """What follows from the tools of a request: a step."""
     by_name = {tool.name: tool for tool in tools}
     described = instructions.describe_tools(tool for tool in tools if not tool.defer_loading)
-    return Toolbox(by_name, CallWriter(by_name), _system_part(described, view))
+    return Toolbox(by_name, CallWriter(by_name), _measured(view.protect(described), view))
 
 
 # --- the conversation -------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ class Answer:
 
     Attributes:
         text: the reply, HTML entities decoded once and white space trimmed by the module.
-        input_tokens: as the model's vendor counted them; 0 where nothing is known.
-        output_tokens: likewise.
+        input_tokens: as the model's vendor counted them; 0 if unknown.
+        output_tokens: the same.
     """
 
     text: str
@@ -71,7 +71,7 @@ def read_answer(
     """Read what came back from `url`, where the module was asked for by its `prefix`; headers' names in lower case.
 
     Raises:
-        ProxyError: what came is no answer of the module; the message says what it was and what to do.
+        ProxyError: this is not an answer of the module; the message says what it is and what to do.
     """
     data = _json(body)
     fields = data if isinstance(data, dict) else None
