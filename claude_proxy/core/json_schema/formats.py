@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from datetime import date
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -31,15 +30,15 @@ _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)", re.ASCII)
 _TIME = re.compile(r"(\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 
 
+_MONTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+
 def _is_date(text: str) -> bool:
     if not (match := _DATE.fullmatch(text)):
         return False
     year, month, day = map(int, match.groups())
-    try:
-        date(year or 2000, month, day)  # Python has no year 0, which was a leap year like 2000
-    except ValueError:
-        return False
-    return True
+    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return 1 <= month <= 12 and 1 <= day <= _MONTHS[month - 1] + (is_leap and month == 2)
 
 
 def _is_time(text: str) -> bool:
