@@ -1,4 +1,4 @@
-"""The costly steps of a request, which whoever runs them may remember.
+"""The costly steps of a request, whose results a caller may remember.
 
 A client sends its whole conversation each turn, and most of it is as it was. So the way from a body to a prompt is cut
 into steps, a few for each message and a few for the tools. A step is a pure function: its arguments are all that its
@@ -56,15 +56,10 @@ def digest(*texts: str) -> bytes:
 
 @dataclass(eq=False)  # not frozen: that takes three times as long, and there is one for each message
 class Json(Marked):
-    """A JSON value as it came.
-
-    Attributes:
-        value: the value.
-        path: where it stood, for what has to be said against it; no result depends on that.
-    """
+    """A JSON value as it came."""
 
     value: Any
-    path: str
+    path: str  # for what has to be said against it; no result depends on that
 
     @property  # it is asked for once
     def mark(self) -> bytes:

@@ -1,8 +1,8 @@
-"""What is known of how an alias fares, from the answers that came and those that did not.
+"""The health of an alias, as its answers and failures show it.
 
-SecureChatAI apologises in the same words for a model that is down and for an alias that is not configured. Whoever has
-typed a wrong name should hear so at once, and whoever's model is down should try again: an alias that has answered
-before is down, one that never has is suspect. Times are seconds from any start, the same for all calls.
+SecureChatAI apologises in the same words for a model that is down and for an alias that is not configured. A wrong name
+should be reported at once, and a model that is down be tried again: an alias that has answered before is down, one that
+never has is suspect. Times are seconds from any start, the same for all calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WEIGHT = 0.3  # of the newest latency in the average
 
 @dataclass(frozen=True)
 class Health:
-    """How an alias fares.
+    """How well an alias has answered of late.
 
     Attributes:
         answered_at: when it last answered; None if it never has.

@@ -151,33 +151,23 @@ def describe_alias(
         sight: configured patterns of aliases, and whether they see; before everything else.
         facts: what is said of aliases, by name or pattern; before the built-in tables.
     """
-    said = _Said(name, facts or {})
+    of_name = [facts[name]] if facts and name in facts else []
+    said = [*of_name, *(each for pattern, each in (facts or {}).items() if fnmatchcase(name, pattern))]
+
+    def first(fact: str) -> Any:
+        return next((found for each in said if (found := getattr(each, fact)) is not None), None)
+
+    sees = first("sees")
     return Alias(
         name,
-        family=said.first("family") or _family(name),
-        window=said.first("window") or _first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
-        max_output=said.first("max_output") or _first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
-        sees=_first_match(name, (*(sight or {}).items(), *said.sight, *_SIGHT), default=False),
-        counted_as=said.first("tokenizer"),
+        family=first("family") or _family(name),
+        window=first("window") or _first_match(name, _WINDOWS, _UNKNOWN_WINDOW),
+        max_output=first("max_output") or _first_match(name, _MAX_OUTPUTS, _UNKNOWN_MAX_OUTPUT),
+        sees=_first_match(
+            name, (sight or {}).items(), _first_match(name, _SIGHT, default=False) if sees is None else sees
+        ),
+        counted_as=first("tokenizer"),
     )
-
-
-class _Said:
-    """What the configuration says of an alias: under its very name first, then under the patterns in their order."""
-
-    def __init__(self, name: str, facts: Mapping[str, AliasFacts]) -> None:
-        exact = [facts[name]] if name in facts else []
-        self._facts = [*exact, *(each for pattern, each in facts.items() if fnmatchcase(name, pattern))]
-
-    def first(self, attribute: str) -> Any:
-        """A fact; None where nothing is said of it."""
-        return next((found for each in self._facts if (found := getattr(each, attribute)) is not None), None)
-
-    @property
-    def sight(self) -> list[tuple[str, bool]]:
-        """Whether it sees, as a row of a table of patterns."""
-        sees = self.first("sees")
-        return [] if sees is None else [("*", sees)]
 
 
 def _family(name: str) -> Family:
@@ -246,7 +236,7 @@ def read_page(query: Mapping[str, Sequence[str]]) -> Page:
     """The page that a query asks for.
 
     Raises:
-        InvalidRequest: `limit` is no number from 1 to 1000.
+        InvalidRequest: `limit` is not a number from 1 to 1000.
     """
     limit = query.get("limit", ["20"])[-1]
     if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= 1000):

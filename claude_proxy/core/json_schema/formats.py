@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from claude_proxy.core.expressions import expression
@@ -75,20 +76,14 @@ def _is_email(text: str) -> bool:
     return _is_hostname(domain)
 
 
-def _is_ipv4(text: str) -> bool:
+def _is_address(version: int, text: str) -> bool:
     try:
-        ipaddress.IPv4Address(text)
+        return ipaddress.ip_address(text).version == version and "%" not in text
     except ValueError:
         return False
-    return True
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return "%" not in text
+_is_ipv4, _is_ipv6 = partial(_is_address, 4), partial(_is_address, 6)
 
 
 _splits_as_uri = expression(

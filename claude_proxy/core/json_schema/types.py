@@ -7,7 +7,7 @@ be understood allows everything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -37,34 +37,22 @@ def type_of(value: Any) -> str:
             return "object"
 
 
-class _Budget:
-    """Bounds the steps of one question: schemas may refer to themselves."""
-
-    def __init__(self) -> None:
-        self._left = _MAX_PARTS
-
-    def spend(self) -> bool:
-        """Whether there is a step left, which is then taken."""
-        self._left -= 1
-        return self._left >= 0
+def _budget() -> Iterator[int]:
+    """An item for each step that one question may take: schemas may refer to themselves."""
+    return iter(range(_MAX_PARTS))
 
 
 def types(schema: Schema, root: Schema) -> frozenset[str]:
-    """The JSON types a schema allows; where numbers are allowed, integers are too.
-
-    Args:
-        schema: the schema of the value.
-        root: the document that `$ref`s point into.
-    """
-    return _types(schema, root, _Budget())
+    """The JSON types a schema allows, `root` being what `$ref`s point into; where numbers are allowed, integers are."""
+    return _types(schema, root, _budget())
 
 
-def _types(schema: Schema, root: Schema, budget: _Budget) -> frozenset[str]:
-    if not isinstance(schema, Mapping) or not budget.spend():
+def _types(schema: Schema, root: Schema, budget: Iterator[int]) -> frozenset[str]:
+    if not isinstance(schema, Mapping) or next(budget, None) is None:
         return ALL_TYPES
     allowed = ALL_TYPES
     if "$ref" in schema:
-        allowed &= _types(_target(schema["$ref"], root), root, budget)
+        allowed &= _types(find(schema["$ref"], root), root, budget)
     if declared := schema.get("type"):
         allowed &= _declared(declared)
     if "const" in schema:
@@ -92,11 +80,6 @@ def _branches(schema: Mapping[str, Any], keyword: str) -> list[Schema]:
     return branches if isinstance(branches, list) else []
 
 
-def _target(pointer: Any, root: Schema) -> Schema:
-    found = find(pointer, root)
-    return True if found is None else found
-
-
 def find(pointer: Any, root: Schema) -> Any:
     """What a local `$ref` such as `#/$defs/Item` points to; None if there is nothing."""
     if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
@@ -116,14 +99,10 @@ def find(pointer: Any, root: Schema) -> Any:
 def properties(schema: Schema, root: Schema | None = None) -> dict[str, Schema]:
     """The named properties of an object schema, those of its `$ref`, `allOf`, `anyOf` and `oneOf` parts included.
 
-    One that stands in several parts may be as any of them says.
-
-    Args:
-        schema: the schema of the object.
-        root: the document that `$ref`s point into; the schema itself if it is left out.
+    One that stands in several parts may be as any of them says. `root` is the schema itself if it is left out.
     """
     found: dict[str, list[Schema]] = {}
-    for part in _parts(schema, schema if root is None else root, _Budget()):
+    for part in _parts(schema, schema if root is None else root, _budget()):
         declared = part.get("properties")
         if isinstance(declared, Mapping):
             for name, value in declared.items():
@@ -133,7 +112,7 @@ def properties(schema: Schema, root: Schema | None = None) -> dict[str, Schema]:
 
 def items(schema: Schema, root: Schema) -> Schema:
     """The schema of an array's items."""
-    found = [part["items"] for part in _parts(schema, root, _Budget()) if "items" in part]
+    found = [part["items"] for part in _parts(schema, root, _budget()) if "items" in part]
     return found[0] if len(found) == 1 else {"anyOf": found} if found else True
 
 
@@ -143,15 +122,13 @@ def required(schema: Schema) -> frozenset[str]:
     return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
-def _parts(schema: Schema, root: Schema, budget: _Budget) -> Iterator[Mapping[str, Any]]:
+def _parts(schema: Schema, root: Schema, budget: Iterator[int]) -> Iterator[Mapping[str, Any]]:
     """A schema and the parts it is made of."""
-    if not isinstance(schema, Mapping) or not budget.spend():
+    if not isinstance(schema, Mapping) or next(budget, None) is None:
         return
     yield schema
     if "$ref" in schema:
-        yield from _parts(_target(schema["$ref"], root), root, budget)
-    branches: Iterable[Schema] = (
-        branch for keyword in ("allOf", "anyOf", "oneOf") for branch in _branches(schema, keyword)
-    )
-    for branch in branches:
-        yield from _parts(branch, root, budget)
+        yield from _parts(find(schema["$ref"], root), root, budget)
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        for branch in _branches(schema, keyword):
+            yield from _parts(branch, root, budget)

@@ -1,9 +1,9 @@
 """Whether a value is as a JSON Schema says, as far as the vendors' SDKs and the real API go.
 
-Three questions. `schema_fault` asks whether a schema is one; `unchecked` names what of it is not checked; `faults` asks
-what is wrong with a value, in sentences a model can act on. `KEYWORDS` is the table behind them: per keyword the types
-it speaks of, the shape its argument must have, and the test. A schema is first compiled, which checks the shapes and
-finds the targets of the references; a `_Visit` then applies a part of it to a value.
+Three questions. `schema_fault` asks whether a schema is valid; `unchecked` names what is not checked; `faults` tells
+what is wrong with a value, in sentences that a model can act on. `KEYWORDS` is the table behind them: per keyword the
+types that it speaks of, the shape its argument must have, and the test. A schema is first compiled, which checks the
+shapes and finds the targets of the references; a `_Visit` then applies a part of it to a value.
 
 The table holds the API's subset of draft 2020-12 and what pydantic and zod write for everyday types, since the SDKs'
 helpers for tools send that as it is. `oneOf` is read as `anyOf`, as by the SDKs. So nothing in the table negates, and
@@ -19,14 +19,15 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from claude_proxy.core.json_schema.formats import FORMATS
-from claude_proxy.core.json_schema.patterns import Pattern, read_pattern
+from claude_proxy.core.json_schema.patterns import Matcher, read_pattern
 from claude_proxy.core.json_schema.types import ALL_TYPES, Schema, find, type_of
 from claude_proxy.core.json_text import is_deeper
 
@@ -53,7 +54,7 @@ UNCHECKED: Final = frozenset(
 
 
 def schema_fault(schema: Schema) -> str | None:
-    """Why a schema is none that can be held to, in a sentence that begins with the path into it; None if it is one."""
+    """Why a schema cannot be used, in a sentence that begins with the path into it; None if it can."""
     try:
         _Compiler(schema)
     except _RefusedError as refused:
@@ -70,8 +71,8 @@ def faults(value: Any, schema: Schema, *, limit: int = 5, max_steps: int = MAX_S
     """What is wrong with a value; nothing if it is valid.
 
     Args:
-        value: the value, decoded from JSON.
-        schema: a schema in which `schema_fault` finds no fault.
+        value: decoded from JSON.
+        schema: one in which `schema_fault` finds no fault.
         limit: how many faults are named at most; at least 1.
         max_steps: how much work it may be.
 
@@ -82,16 +83,15 @@ def faults(value: Any, schema: Schema, *, limit: int = 5, max_steps: int = MAX_S
     Raises:
         ValueError: the schema has a fault.
     """
-    run = _Run(_Compiler(schema), max(limit, _ENOUGH_FAULTS), max_steps)
+    run = _Run(_Compiler(schema).rules, max_steps)
     try:
         if is_deeper(value, _MAX_VALUE_DEPTH):
             raise _GivenUpError(f"it is nested more than {_MAX_VALUE_DEPTH} levels deep")
-        found = run.visit(value, schema, (), 0)
+        return [fault.located() for fault in islice(run.visit(value, schema, (), 0), max(1, limit))]
     except _GivenUpError as given_up:
         return [f"cannot be checked: {given_up}"]
     except RecursionError:  # little was left of the stack when this began
         return ["cannot be checked: it is nested too deeply"]
-    return [fault.located() for fault in found[: max(1, limit)]]
 
 
 class _RefusedError(ValueError):
@@ -213,11 +213,10 @@ class _Compiler:
 
 
 class _Run:
-    """One check of one value: the bounds, and what all visits share."""
+    """One check of one value: the rules of each part of the schema, and the steps that are left."""
 
-    def __init__(self, compiler: _Compiler, limit: int, max_steps: int) -> None:
-        self.rules = compiler.rules
-        self.limit = limit
+    def __init__(self, rules: Mapping[int, list[_Rule]], max_steps: int) -> None:
+        self._rules = rules
         self._steps = max_steps
 
     def spend(self, steps: int) -> None:
@@ -225,62 +224,46 @@ class _Run:
         if self._steps < 0:
             raise _GivenUpError("the schema asks for too many steps on a value of this size")
 
-    def visit(self, value: Any, schema: Schema, path: Path, depth: int) -> list[_Fault]:
-        """Apply a part of the schema to a value."""
+    def visit(self, value: Any, schema: Schema, path: Path, depth: int) -> Iterator[_Fault]:
+        """What is wrong with a value by a part of the schema, found as it is asked for."""
         self.spend(1)
         if depth > _MAX_DEPTH:
             raise _GivenUpError("the schema is nested too deeply on a value of this depth")
-        visit = _Visit(self, value, schema, path, depth)
         value_type = type_of(value)
         if isinstance(value, float) and not math.isfinite(value):
-            visit.fault(lambda: "must be a finite number")
+            yield _Fault(path, lambda: "must be a finite number")
         elif schema is False:
-            visit.fault(lambda: "must not be there")
+            yield _Fault(path, lambda: "must not be there")
         elif schema is not True:
-            for types, test, argument, cost in self.rules[id(schema)]:
-                if value_type in types and not visit.full:
+            at = _Visit(self, value, schema, path, depth)
+            for types, test, argument, cost in self._rules[id(schema)]:
+                if value_type in types:
                     self.spend(cost)
-                    test(visit, argument)
-        return visit.faults
+                    yield from test(at, argument)
 
 
-class _Visit:
+class _Visit(NamedTuple):
     """A part of the schema applied to a value."""
 
-    __slots__ = ("depth", "faults", "path", "run", "schema", "value")
+    run: _Run
+    value: Any
+    schema: Mapping[str, Any]
+    path: Path
+    depth: int
 
-    def __init__(self, run: _Run, value: Any, schema: Schema, path: Path, depth: int) -> None:
-        self.run = run
-        self.value = value
-        self.schema = schema
-        self.path = path
-        self.depth = depth
-        self.faults: list[_Fault] = []
+    def fault(self, text: Callable[[], str], *, mismatch: str = "", alternatives: Sequence[_Fault] = ()) -> _Fault:
+        return _Fault(self.path, text, mismatch, alternatives)
 
-    @property
-    def full(self) -> bool:
-        """Whether enough faults have been found."""
-        return len(self.faults) >= self.run.limit
+    def into(self, step: str | int, schema: Schema) -> Iterator[_Fault]:
+        """Apply a part of the schema to a property or an item."""
+        return self.run.visit(self.value[step], schema, (*self.path, step), self.depth + 1)
 
-    def fault(self, text: Callable[[], str], *, mismatch: str = "", alternatives: Sequence[_Fault] = ()) -> None:
-        self.faults.append(_Fault(self.path, text, mismatch, alternatives))
-
-    def take(self, found: list[_Fault]) -> None:
-        """Take over faults."""
-        self.run.spend(len(found))
-        self.faults += found
-
-    def into(self, step: str | int, schema: Schema) -> None:
-        """Apply a part of the schema to a property or an item, until enough is known."""
-        if not self.full:
-            self.take(self.run.visit(self.value[step], schema, (*self.path, step), self.depth + 1))
-
-    def again(self, schema: Schema) -> list[_Fault]:
-        """What another part finds wrong with the same value."""
+    def again(self, schema: Schema) -> Iterator[_Fault]:
+        """Apply another part to the same value."""
         return self.run.visit(self.value, schema, self.path, self.depth + 1)
 
 
-_Test: TypeAlias = Callable[[_Visit, Any], None]
+_Test: TypeAlias = Callable[[_Visit, Any], Iterable[_Fault]]
 
 
 def _key(value: Any, spend: Callable[[int], None] = lambda _: None) -> Hashable:
@@ -322,20 +305,14 @@ def _names_types(argument: Any) -> bool:
     return bool(names) and all(isinstance(name, str) and name in ALL_TYPES for name in names)
 
 
-def _add_all(compiler: _Compiler, schemas: list[Schema]) -> list[Schema]:
-    return [compiler.add(schema, index) for index, schema in enumerate(schemas)]
-
-
-def _add_named(compiler: _Compiler, schemas: Mapping[str, Schema]) -> Mapping[str, Schema]:
-    return {name: compiler.add(schema, name) for name, schema in schemas.items()}
-
-
-def _a_schema(compiler: _Compiler, argument: Any) -> Schema:
-    return compiler.add(argument)
+def _add_parts(compiler: _Compiler, parts: Any) -> Any:
+    for step, schema in parts.items() if isinstance(parts, Mapping) else enumerate(parts):
+        compiler.add(schema, step)
+    return parts
 
 
 def _items_shape(compiler: _Compiler, argument: Any) -> Any:
-    return _add_all(compiler, argument) if isinstance(argument, list) else compiler.add(argument)
+    return _add_parts(compiler, argument) if isinstance(argument, list) else compiler.add(argument)
 
 
 def _bound(compiler: _Compiler, argument: Any) -> Any:
@@ -348,8 +325,8 @@ _DIVISOR = _must_be("a number greater than 0", lambda it: _is_number(it) and it 
 _COUNT = _must_be("a whole number from 0 on", lambda it: type_of(it) == "integer" and it >= 0, lambda _, it: int(it))
 _FLAG = _must_be("true or false", lambda it: isinstance(it, bool))
 _NAMES = _must_be("a list of strings", lambda it: isinstance(it, list) and all(isinstance(name, str) for name in it))
-_SCHEMAS = _must_be("a list of schemas", lambda it: isinstance(it, list) and bool(it), _add_all)
-_NAMED_SCHEMAS = _must_be("an object", lambda it: isinstance(it, Mapping), _add_named)
+_SCHEMAS = _must_be("a list of schemas", lambda it: isinstance(it, list) and bool(it), _add_parts)
+_NAMED_SCHEMAS = _must_be("an object", lambda it: isinstance(it, Mapping), _add_parts)
 _REFERENCE = _must_be("a string", lambda it: isinstance(it, str), lambda to, it: to.add(to.target(it)))
 _PATTERN = _must_be("a string", lambda it: isinstance(it, str), lambda _, it: (p := read_pattern(it)) and (it, p))
 _TYPES = _must_be(
@@ -372,46 +349,40 @@ def _described(name: str) -> str:
     return _ARTICLES.get(name, f"a {name}")
 
 
-def _type(at: _Visit, names: frozenset[str]) -> None:
+def _type(at: _Visit, names: frozenset[str]) -> Iterator[_Fault]:
     actual = type_of(at.value)
     if actual not in names and not (actual == "integer" and "number" in names):
         wanted = " or ".join(_described(name) for name in sorted(names))
         is_small = actual in {"boolean", "integer", "number"} or (actual == "string" and len(at.value) < 20)
-        at.fault(
+        yield at.fault(
             lambda: f"must be {wanted}, is {_shown(at.value) if is_small else _described(actual)}", mismatch="type"
         )
 
 
-def _enum(at: _Visit, constants: tuple[list[Any], frozenset[Hashable]]) -> None:
+def _enum(at: _Visit, constants: tuple[list[Any], frozenset[Hashable]]) -> Iterator[_Fault]:
     values, keys = constants
     if _key(at.value, at.run.spend) not in keys:
-        wanted = "must be one of" if len(values) > 1 else "must be"
-        mismatch = "" if len(values) > 1 else "constant"
-        at.fault(lambda: f"{wanted} {_listed(values)}, is {_shown(at.value)}", mismatch=mismatch)
+        wanted, mismatch = ("must be one of", "") if len(values) > 1 else ("must be", "constant")
+        yield at.fault(lambda: f"{wanted} {_listed(values)}, is {_shown(at.value)}", mismatch=mismatch)
 
 
-def _ref(at: _Visit, schema: Schema) -> None:
-    at.take(at.again(schema))
-
-
-def _all_of(at: _Visit, schemas: list[Schema]) -> None:
+def _all_of(at: _Visit, schemas: list[Schema]) -> Iterator[_Fault]:
     for schema in schemas:
-        if not at.full:
-            at.take(at.again(schema))
+        yield from at.again(schema)
 
 
-def _any_of(at: _Visit, schemas: list[Schema]) -> None:
+def _any_of(at: _Visit, schemas: list[Schema]) -> Iterable[_Fault]:
     found: list[list[_Fault]] = []
     for schema in schemas:
-        found.append(at.again(schema))
+        found.append(list(islice(at.again(schema), _ENOUGH_FAULTS)))
         if not found[-1]:
-            return
+            return ()
         at.run.spend(len(found[-1]))
-    _explain_alternatives(at, found)
+    return _explain_alternatives(at, found)
 
 
-def _explain_alternatives(at: _Visit, found: list[list[_Fault]]) -> None:
-    """Name the faults of the alternative that is meant, or one fault of each if that cannot be told."""
+def _explain_alternatives(at: _Visit, found: list[list[_Fault]]) -> list[_Fault]:
+    """The faults of the alternative that is meant; if that cannot be told, one that names a fault of each."""
     of_type = [each for each in found if not any(fault.mismatch == "type" and fault.path is at.path for fault in each)]
     meant = [
         each
@@ -420,8 +391,7 @@ def _explain_alternatives(at: _Visit, found: list[list[_Fault]]) -> None:
     ]
     candidates = meant or of_type or found
     if len(candidates) == 1:
-        at.take(candidates[0])
-        return
+        return candidates[0]
     firsts = [
         fault
         for first, *_ in candidates[:_MAX_LISTED]
@@ -429,7 +399,7 @@ def _explain_alternatives(at: _Visit, found: list[list[_Fault]]) -> None:
     ]
     at.run.spend(len(firsts))
     mismatch = "" if meant else "constant" if of_type else "type"
-    at.fault(lambda: "fits none of the alternatives", mismatch=mismatch, alternatives=firsts[:_MAX_LISTED])
+    return [at.fault(lambda: "fits none of the alternatives", mismatch=mismatch, alternatives=firsts[:_MAX_LISTED])]
 
 
 def _exact(number: Any) -> Fraction:
@@ -438,66 +408,67 @@ def _exact(number: Any) -> Fraction:
 
 
 def _compares(breaks: Callable[[Any, Any], bool], wanted: str) -> _Test:
-    def test(at: _Visit, bound: Any) -> None:
+    def test(at: _Visit, bound: Any) -> Iterator[_Fault]:
         if breaks(at.value, bound):
-            at.fault(lambda: f"must be {wanted} {_shown(bound)}, is {_shown(at.value)}")
+            yield at.fault(lambda: f"must be {wanted} {_shown(bound)}, is {_shown(at.value)}")
 
     return test
 
 
 def _counts(breaks: Callable[[int, int], bool], must: str, noun: str, plural: str) -> _Test:
-    has = {"have": "has", "hold": "holds"}[must]
     or_so = "more" if breaks(0, 1) else "fewer"
 
-    def test(at: _Visit, bound: int) -> None:
+    def test(at: _Visit, bound: int) -> Iterator[_Fault]:
         if breaks(len(at.value), bound):
-            at.fault(lambda: f"must {must} {bound} {noun if bound == 1 else plural} or {or_so}, {has} {len(at.value)}")
+            has = {"have": "has", "hold": "holds"}[must]
+            counted = f"{bound} {noun if bound == 1 else plural} or {or_so}"
+            yield at.fault(lambda: f"must {must} {counted}, {has} {len(at.value)}")
 
     return test
 
 
-def _pattern(at: _Visit, pattern: tuple[str, Pattern]) -> None:
-    source, read = pattern
-    if not read.matches(at.value, at.run.spend):
-        at.fault(lambda: f"must match the regular expression {source[:_MAX_SHOWN]}, is {_shown(at.value)}")
+def _pattern(at: _Visit, pattern: tuple[str, Matcher]) -> Iterator[_Fault]:
+    source, matches = pattern
+    if not matches(at.value, at.run.spend):
+        yield at.fault(lambda: f"must match the regular expression {source[:_MAX_SHOWN]}, is {_shown(at.value)}")
 
 
-def _format(at: _Visit, name: str) -> None:
+def _format(at: _Visit, name: str) -> Iterator[_Fault]:
     known = FORMATS.get(name)
     at.run.spend(len(at.value))
     if known is not None and not known.accepts(at.value):
-        at.fault(lambda: f"must be {known.description}, is {_shown(at.value)}")
+        yield at.fault(lambda: f"must be {known.description}, is {_shown(at.value)}")
 
 
-def _prefix_items(at: _Visit, schemas: list[Schema]) -> None:
+def _prefix_items(at: _Visit, schemas: list[Schema]) -> Iterator[_Fault]:
     for index, schema in enumerate(schemas[: len(at.value)]):
-        at.into(index, schema)
+        yield from at.into(index, schema)
 
 
-def _items(at: _Visit, schema: Schema | list[Schema]) -> None:
+def _items(at: _Visit, schema: Schema | list[Schema]) -> Iterator[_Fault]:
     if isinstance(schema, list):  # as before draft 2020-12
-        _prefix_items(at, schema)
+        yield from _prefix_items(at, schema)
         return
     for index in range(len(at.schema.get("prefixItems", ())), len(at.value)):
-        at.into(index, schema)
+        yield from at.into(index, schema)
 
 
-def _unique_items(at: _Visit, wanted: bool) -> None:
+def _unique_items(at: _Visit, wanted: bool) -> Iterator[_Fault]:
     places: dict[Hashable, int] = {}
     for second, item in enumerate(at.value if wanted else ()):
         first = places.setdefault(_key(item, at.run.spend), second)
         if first != second:
-            at.fault(lambda a=first, b=second: f"must hold no item twice; items {a} and {b} are equal")  # type: ignore[misc]
+            yield at.fault(partial("must hold no item twice; items {} and {} are equal".format, first, second))
             return
 
 
-def _properties(at: _Visit, schemas: Mapping[str, Schema]) -> None:
+def _properties(at: _Visit, schemas: Mapping[str, Schema]) -> Iterator[_Fault]:
     for name, schema in schemas.items():
         if name in at.value:
-            at.into(name, schema)
+            yield from at.into(name, schema)
 
 
-def _additional_properties(at: _Visit, schema: Schema) -> None:
+def _additional_properties(at: _Visit, schema: Schema) -> Iterator[_Fault]:
     if "patternProperties" in at.schema:  # which are not read: any name may be one of them
         return
     named = at.schema.get("properties", {})
@@ -506,24 +477,20 @@ def _additional_properties(at: _Visit, schema: Schema) -> None:
         if name in named:
             continue
         if schema is False:
-            _not_allowed(at, name, named)
+            yield at.fault(partial(_not_allowed, name, named))
         else:
-            at.into(name, schema)
+            yield from at.into(name, schema)
 
 
-def _not_allowed(at: _Visit, name: str, named: Mapping[str, Schema]) -> None:
-    def text() -> str:
-        remedy = f"; the allowed properties are {_listed(named)}" if named else ""
-        return f"the property {_shown(name)} is not allowed{remedy}"
-
-    if not at.full:
-        at.fault(text)
+def _not_allowed(name: str, named: Mapping[str, Schema]) -> str:
+    remedy = f"; the allowed properties are {_listed(named)}" if named else ""
+    return f"the property {_shown(name)} is not allowed{remedy}"
 
 
-def _required(at: _Visit, names: list[str]) -> None:
+def _required(at: _Visit, names: list[str]) -> Iterator[_Fault]:
     for name in names:
-        if name not in at.value and not at.full:
-            at.fault(lambda name=name: f"{_shown(name)} is missing")  # type: ignore[misc]
+        if name not in at.value:
+            yield at.fault(partial("{} is missing".format, _shown(name)))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -557,10 +524,10 @@ KEYWORDS: Final[Mapping[str, _Keyword]] = {
     "uniqueItems": _Keyword(_ARRAY, _FLAG, _unique_items),
     "required": _Keyword(_OBJECT, _NAMES, _required),
     "properties": _Keyword(_OBJECT, _NAMED_SCHEMAS, _properties),
-    "additionalProperties": _Keyword(_OBJECT, _a_schema, _additional_properties),
+    "additionalProperties": _Keyword(_OBJECT, _Compiler.add, _additional_properties),
     "minProperties": _Keyword(_OBJECT, _COUNT, _counts(operator.lt, "have", "property", "properties")),
     "maxProperties": _Keyword(_OBJECT, _COUNT, _counts(operator.gt, "have", "property", "properties")),
-    "$ref": _Keyword(ALL_TYPES, _REFERENCE, _ref),
+    "$ref": _Keyword(ALL_TYPES, _REFERENCE, _Visit.again),
     "$defs": _Keyword(ALL_TYPES, _NAMED_SCHEMAS, None),
     "definitions": _Keyword(ALL_TYPES, _NAMED_SCHEMAS, None),
     "allOf": _Keyword(ALL_TYPES, _SCHEMAS, _all_of),

@@ -143,7 +143,7 @@ class Request:
         thinking: whether the response may hold thinking blocks.
         hides_thinking: whether their text is blanked.
         extras: fields that the response must have because the request had their counterparts.
-        ignored: how many fields, keys and betas were let pass unread.
+        ignored: how many unknown fields, keys and betas there were.
         mended: how many calls without a result and results without a call there are.
     """
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from claude_proxy.core.messages.blocks import read_content
 from claude_proxy.core.messages.content import MessageParam, Role, Text, Tool, ToolResult, ToolUse
-from claude_proxy.core.messages.json_node import Node, Rules, Tally
+from claude_proxy.core.messages.json_node import Node, Read, Tally, read_apart, run_reading
 from claude_proxy.core.messages.tools import read_tool
 from claude_proxy.core.steps import Json, Runner
 from claude_proxy.errors import InvalidRequest
@@ -34,13 +34,7 @@ class Conversation:
 
 
 def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Runner) -> Conversation:
-    """Read the messages.
-
-    Args:
-        field: `messages`.
-        tools: the tools that the request offers from the beginning.
-        model: the model's name, for the sentence that refuses a tool type.
-        run: runs the reading of a message, or knows what it gives.
+    """Read `messages`, given the tools that the request offers from the beginning.
 
     Raises:
         InvalidRequest: a message breaks the API's rules.
@@ -48,7 +42,7 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Run
     entries = field.items()
     if not entries:
         field.fail("at least one message is required")
-    messages = [_read(entry, run) for entry in entries]
+    messages = [run_reading(run, read_message, entry) for entry in entries]
     added, withdrawn = _tool_changes(entries, tools, model)
     start = _start(entries)
     shown, prefill = _split_prefill(_without_cleared(entries, messages)[start:])
@@ -59,30 +53,13 @@ def read_conversation(field: Node, tools: tuple[Tool, ...], model: str, run: Run
     return Conversation(tuple(pairing.messages), prefill, added, withdrawn)
 
 
-@dataclass(frozen=True)
-class ReadMessage:
-    """What one message was read as, and how many of its fields and keys nobody here knows."""
-
-    message: MessageParam
-    ignored: int
-
-
-def read_message(entry: Json, version: str) -> ReadMessage:
+def read_message(entry: Json, version: str) -> Read[MessageParam]:
     """Read one message: a step.
 
     Raises:
         InvalidRequest: it breaks the rules of this API version.
     """
-    node = Node(entry.value, entry.path, Rules(version=version), Tally())
-    node.limit_depth()
-    message = _message(node)
-    return ReadMessage(message, node.tally.ignored)
-
-
-def _read(entry: Node, run: Runner) -> MessageParam:
-    read = run(read_message, Json(entry.value, entry.path), entry.rules.version)
-    entry.tally.ignored += read.ignored
-    return read.message
+    return read_apart(entry, version, _message)
 
 
 def _message(entry: Node) -> MessageParam:
@@ -187,33 +164,25 @@ def _tool_changes(
     for change in _changes(entries):
         tool = change.require("tool")
         if tool.require("type").string() == "tool_definition":
-            if defined := _added_tool(tool.require("definition"), model):
-                added[defined.name] = defined
+            definition = tool.require("definition")
+            definition.limit_depth()
+            if defined := read_tool(definition, model):
+                added[defined.name] = replace(defined, defer_loading=True)  # it is shown where it is added
                 withdrawn.discard(defined.name)
             continue
         name = tool.require("name").string()
         if name not in added and name not in {known.name for known in tools}:
-            _refuse_reference(name, tool.path)
+            raise InvalidRequest(
+                f"Tool reference '{name}' not found in available tools",
+                tool.path,
+                details={"error_code": "tool_reference_unresolved"},
+            )
         if change.value["type"] == "tool_addition":
             withdrawn.discard(name)
         else:
             withdrawn.add(name)
     names = {tool.name for tool in tools}
     return tuple(tool for name, tool in added.items() if name not in names), frozenset(withdrawn)
-
-
-def _added_tool(definition: Node, model: str) -> Tool | None:
-    definition.limit_depth()
-    tool = read_tool(definition, model)
-    return tool and replace(tool, defer_loading=True)  # it is shown where it is added
-
-
-def _refuse_reference(name: str, path: str) -> NoReturn:
-    raise InvalidRequest(
-        f"Tool reference '{name}' not found in available tools",
-        path,
-        details={"error_code": "tool_reference_unresolved"},
-    )
 
 
 def _changes(entries: Sequence[Node]) -> Iterable[Node]:

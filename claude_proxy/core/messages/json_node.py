@@ -1,17 +1,21 @@
 """One JSON value of a request with its path, so that whatever is wrong with it can be named.
 
 A `Node` reads a value as a type and its fields by name; a fault is an `InvalidRequest` with the real API's path and
-words. What nobody here knows is let pass and counted, since Claude Code adds fields with every release.
+words. Unknown keys are accepted and counted, since Claude Code adds fields with every release.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from claude_proxy.core.json_text import TOO_DEEP, is_deeper
+from claude_proxy.core.steps import Json, Runner
 from claude_proxy.errors import InvalidRequest
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
 
@@ -40,10 +44,10 @@ class Rules:
 
 @dataclass
 class Tally:
-    """What was let pass while a request was read.
+    """What was tolerated while a request was read.
 
     Attributes:
-        ignored: fields, keys and betas that nobody here knows.
+        ignored: unknown fields, keys and betas.
         mended: calls without a result, and results without a call.
     """
 
@@ -132,12 +136,6 @@ class Node:
             self.fail("Input should be a valid string")
         return self.value
 
-    def nonempty_string(self) -> str:
-        """The value as a string of at least one character."""
-        if not self.string():
-            self.fail("String should have at least 1 character")
-        return self.string()
-
     def boolean(self) -> bool:
         """The value as a boolean."""
         if not isinstance(self.value, bool):
@@ -174,3 +172,25 @@ class Node:
         """The same node; other keys than these are counted."""
         self.tally.ignored += sum(key not in keys for key in self.object())
         return self
+
+
+Read: TypeAlias = tuple[T, int]
+"""What a step made of a value, and how many unknown fields and keys it held."""
+
+
+def read_apart(value: Json, version: str, read: Callable[[Node], T]) -> Read[T]:
+    """The body of a step that reads a part of a request.
+
+    Raises:
+        InvalidRequest: it breaks the rules of this API version, or is nested too deeply.
+    """
+    node = Node(value.value, value.path, Rules(version), Tally())
+    node.limit_depth()
+    return read(node), node.tally.ignored
+
+
+def run_reading(run: Runner, step: Callable[[Json, str, *Ts], Read[T]], node: Node, *of: *Ts) -> T:
+    """What a step reads from a part of a request; what it ignores is counted with the rest."""
+    made, ignored = run(step, Json(node.value, node.path), node.rules.version, *of)
+    node.tally.ignored += ignored
+    return made

@@ -1,6 +1,6 @@
 """Anthropic JSON -> `Request`. A fault names the field.
 
-Lenient where nothing is lost: what nobody here knows is ignored and counted, since Claude Code adds fields with every
+Lenient where nothing is lost: unknown fields are ignored and counted, since Claude Code adds fields with every
 release; a call without a result, or the reverse, is mended and counted. Strict where content would vanish without a
 word: unknown block types, tool types and roles are refused, and so are fields that ask for something which no text-only
 backend can do.
@@ -9,7 +9,6 @@ backend can do.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -18,13 +17,10 @@ from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.json_text import TOO_DEEP
 from claude_proxy.core.messages.content import Request
 from claude_proxy.core.messages.conversation import PREFILL_REFUSED, read_conversation
-from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Node, Rules, Tally
-from claude_proxy.core.messages.tools import read_offers, read_tool_choice
+from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Node, Rules, Tally, run_reading
+from claude_proxy.core.messages.tools import read_tool_choice, read_tools
 from claude_proxy.core.steps import Runner
 from claude_proxy.errors import InvalidRequest, NotFound, ProxyError
-
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
-
 
 # --- the rules --------------------------------------------------------------------------------------------------------
 
@@ -70,13 +66,7 @@ def parse_request(
     count_only: bool = False,
     run: Runner = steps.run,
 ) -> Request:
-    """Read the body of `POST /v1/messages`, or of `…/count_tokens`.
-
-    Args:
-        body: JSON text in UTF-8.
-        rules: for which API version.
-        count_only: do without `max_tokens`.
-        run: runs the steps of reading, or knows what they give.
+    """Read the body of `POST /v1/messages`, or of `…/count_tokens`, which does without `max_tokens` (`count_only`).
 
     Raises:
         InvalidRequest: the body is not JSON, or a field breaks the API's rules.
@@ -87,7 +77,7 @@ def parse_request(
     _check_fields(top, count_only=count_only)
     model = _model(top.require("model"))
     offers = top.get("tools")
-    tools = read_offers(offers, model, run) if offers else ()
+    tools = run_reading(run, read_tools, offers, model) if offers else ()
     conversation = read_conversation(top.require("messages"), tools, model, run)
     offered = (*tools, *conversation.added)
     callable_tools = tuple(tool for tool in offered if tool.name not in conversation.withdrawn)
@@ -118,7 +108,7 @@ def parse_request(
 def _load(body: bytes) -> Mapping[str, Any]:
     try:
         data = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        if _SURROGATE_ESCAPE.search(body):  # one of a pair may stand alone
+        if b"\\ud" in body or b"\\uD" in body:  # half of a surrogate pair may stand alone
             json.dumps(data, ensure_ascii=False).encode()
     except RecursionError:
         raise InvalidRequest(TOO_DEEP) from None
@@ -146,15 +136,15 @@ _FIELDS = frozenset(
     | {"inference_geo", "container", "diagnostics", "context_management", "compaction", "mcp_servers", "fallbacks"}
     | {"fallback_credit_token", "thread", "billing_policy", "output_format", "safeguards"}
 )
-_LARGE_FIELDS = ("messages", "tools")  # whose parts are looked at where they are read
-
-
+_LARGE_FIELDS = ("messages", "tools")  # whose parts are checked where they are read
+_NO_CONTAINERS = "Container identifier can only be provided when using the code execution tool"
+_NO_SUMMARIES = "this server does not summarize by itself; ask for a summary in a message"
 _NO_SAMPLING = f"this parameter is not supported in API version {NEW_VERSION}; leave it out"
 _LONGEST_MODEL = 256
 
 
 def _check_fields(top: Node, *, count_only: bool) -> None:
-    """Refuse the fields that ask for what cannot be had, count those that nobody here knows."""
+    """Refuse the fields that ask for something impossible, and count the unknown ones."""
     for name, field in top.fields():
         if name not in _LARGE_FIELDS:
             field.limit_depth()
@@ -167,19 +157,11 @@ def _check_fields(top: Node, *, count_only: bool) -> None:
         top_k.fail(_NO_SAMPLING)
 
 
-def _refuse_container(_: Node) -> None:
-    raise InvalidRequest("Container identifier can only be provided when using the code execution tool", "container")
-
-
 def _refuse_mcp_servers(field: Node) -> None:
     if field.items():
         field.fail(
             "this server connects to no MCP servers; configure them in the client, which then offers their tools"
         )
-
-
-def _refuse_compaction(field: Node) -> None:
-    field.fail("this server does not summarize by itself; ask for a summary in a message")
 
 
 def _refuse_thread(field: Node) -> None:
@@ -205,9 +187,9 @@ def _refuse_credit(field: Node) -> None:
 
 
 _REFUSALS: Mapping[str, Callable[[Node], None]] = {
-    "container": _refuse_container,
+    "container": lambda field: field.fail(_NO_CONTAINERS),
     "mcp_servers": _refuse_mcp_servers,
-    "compaction": _refuse_compaction,
+    "compaction": lambda field: field.fail(_NO_SUMMARIES),
     "thread": _refuse_thread,
     "billing_policy": _refuse_billing,
     "fallback_credit_token": _refuse_credit,
@@ -215,7 +197,9 @@ _REFUSALS: Mapping[str, Callable[[Node], None]] = {
 
 
 def _model(field: Node) -> str:
-    if len(field.nonempty_string()) > _LONGEST_MODEL:
+    if not field.string():
+        field.fail("String should have at least 1 character")
+    if len(field.string()) > _LONGEST_MODEL:
         field.fail(f"String should have at most {_LONGEST_MODEL} characters")
     return field.string()
 

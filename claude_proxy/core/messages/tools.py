@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 from claude_proxy.core.json_schema.validate import schema_fault, unchecked
 from claude_proxy.core.messages.content import Tool, ToolChoice
-from claude_proxy.core.messages.json_node import Node, Rules, Tally
-from claude_proxy.core.steps import Json, Runner
+from claude_proxy.core.messages.json_node import Node, Read, read_apart
+from claude_proxy.core.steps import Json
 from claude_proxy.errors import InvalidRequest
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -27,15 +27,6 @@ _CUSTOM_KEYS = (
 
 
 # --- Anthropic's client tools -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _ClientTool:
-    """A tool whose schema Anthropic's models know by heart."""
-
-    name: str
-    description: str
-    input_schema: Mapping[str, Any]
 
 
 def _schema(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
@@ -58,37 +49,34 @@ _EDITING: dict[str, dict[str, Any]] = {
     "insert_text": _STRING,
 }
 
-_BASH = _ClientTool(
+_BASH = Tool(
     "bash",
-    "Run a command in a shell that lives on between calls, and return its output.",
     _schema(
         [],
         command={"type": "string", "description": "The command; leave it out only to restart."},
         restart={"type": "boolean", "description": "true starts the shell afresh."},
     ),
+    "Run a command in a shell that lives on between calls, and return its output.",
 )
 
 
-def _editor(name: str, *more_commands: str) -> _ClientTool:
+def _editor(name: str, *more_commands: str) -> Tool:
     commands = ["view", "create", "str_replace", "insert", *more_commands]
-    return _ClientTool(
+    return Tool(
         name,
-        "View, create and edit text files. `view` needs path; `create` path and file_text; `str_replace` path, old_str "
-        "(which must stand in the file exactly once) and new_str; `insert` path, insert_line and insert_text.",
         _schema(
             ["command", "path"],
             command={"type": "string", "enum": commands},
             path={"type": "string", "description": "Absolute path of a file or folder."},
             **_EDITING,
         ),
+        "View, create and edit text files. `view` needs path; `create` path and file_text; `str_replace` path, old_str "
+        "(which must stand in the file exactly once) and new_str; `insert` path, insert_line and insert_text.",
     )
 
 
-_MEMORY = _ClientTool(
+_MEMORY = Tool(
     "memory",
-    "Keep notes for later conversations as files under /memories. `view` needs path; `create` path and file_text; "
-    "`str_replace` path, old_str and new_str; `insert` path, insert_line and insert_text; `delete` path; `rename` "
-    "old_path and new_path. Look at /memories before you start.",
     _schema(
         ["command"],
         command={"type": "string", "enum": ["view", "create", "str_replace", "insert", "delete", "rename"]},
@@ -97,9 +85,12 @@ _MEMORY = _ClientTool(
         old_path=_STRING,
         new_path=_STRING,
     ),
+    "Keep notes for later conversations as files under /memories. `view` needs path; `create` path and file_text; "
+    "`str_replace` path, old_str and new_str; `insert` path, insert_line and insert_text; `delete` path; `rename` "
+    "old_path and new_path. Look at /memories before you start.",
 )
 
-CLIENT_TOOLS: Mapping[str, _ClientTool] = {
+CLIENT_TOOLS: Mapping[str, Tool] = {
     "bash_20241022": _BASH,
     "bash_20250124": _BASH,
     "text_editor_20241022": _editor("str_replace_editor", "undo_edit"),
@@ -113,39 +104,16 @@ CLIENT_TOOLS: Mapping[str, _ClientTool] = {
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Offers:
-    """What `tools` were read as, and how many of their keys nobody here knows."""
-
-    tools: tuple[Tool, ...]
-    ignored: int
-
-
-def read_offers(field: Node, model: str, run: Runner) -> tuple[Tool, ...]:
-    """The tools that may be shown to the model; see `read_tools`."""
-    offers = run(read_offers_leniently, Json(field.value, field.path), field.rules.version, model)
-    field.tally.ignored += offers.ignored
-    return offers.tools
-
-
-def read_offers_leniently(field: Json, version: str, model: str) -> Offers:
-    """Read `tools`: a step."""
-    node = Node(field.value, field.path, Rules(version=version), Tally())
-    node.limit_depth()
-    tools = read_tools(node, model)
-    return Offers(tools, node.tally.ignored)
-
-
-def read_tools(field: Node, model: str) -> tuple[Tool, ...]:
-    """The tools that may be shown to the model.
-
-    Args:
-        field: `tools`.
-        model: the model's name, for the sentence that refuses a tool type.
+def read_tools(field: Json, version: str, model: str) -> Read[tuple[Tool, ...]]:
+    """Read `tools`, as far as they may be shown to the model: a step. A sentence that refuses one names the model.
 
     Raises:
         InvalidRequest: a tool breaks the API's rules, or Anthropic's servers would have to run it.
     """
+    return read_apart(field, version, lambda node: _tools(node, model))
+
+
+def _tools(field: Node, model: str) -> tuple[Tool, ...]:
     items = field.items()
     offered = [item for item in items if not _is_tool_search(item)]
     searched = len(offered) < len(items)
@@ -167,15 +135,17 @@ def read_tool(item: Node, model: str) -> Tool | None:
         InvalidRequest: see `read_tools`.
     """
     kind = kind_field.string() if (kind_field := item.get("type")) else "custom"
+    tagged = item.tagged(kind)
     if kind == "custom":
-        tool = _custom(item.tagged("custom"))
+        tool = _custom(tagged)
     elif kind in CLIENT_TOOLS:
-        tool = _client_tool(item.tagged(kind), CLIENT_TOOLS[kind])
+        tool = _client_tool(tagged, CLIENT_TOOLS[kind])
     else:
         item.fail(
             f"'{model}' does not support tool types: {kind}. Did you mean one of custom, {', '.join(CLIENT_TOOLS)}? "
             "SecureChatAI runs no tools of its own: leave this one out."
         )
+    tool = replace(tool, defer_loading=tagged.flag("defer_loading"), input_examples=_examples(tagged))
     callers = item.get("allowed_callers")
     hidden = callers and "direct" not in [caller.string() for caller in callers.items()]
     return None if hidden else tool
@@ -188,9 +158,7 @@ def _custom(item: Node) -> Tool:
         name=_tool_name(item.require("name")),
         input_schema=schema.object(),
         description=item.text("description"),
-        defer_loading=item.flag("defer_loading"),
         strict=_strict(item, schema),
-        input_examples=_examples(item),
     )
 
 
@@ -205,20 +173,13 @@ def _strict(item: Node, schema: Node) -> bool:
     return True
 
 
-def _client_tool(item: Node, known: _ClientTool) -> Tool:
+def _client_tool(item: Node, known: Tool) -> Tool:
     name = item.require("name")
     if name.string() != known.name:
         name.fail(f"Input should be '{known.name}'")
     own = {"max_characters"} if item.path.endswith("text_editor_20250728") else set()
     item.allow(*(set(_CUSTOM_KEYS) - {"input_schema", "description", "eager_input_streaming"} | own))
-    return Tool(
-        name=known.name,
-        input_schema=known.input_schema,
-        description=known.description,
-        defer_loading=item.flag("defer_loading"),
-        strict=item.flag("strict"),
-        input_examples=_examples(item),
-    )
+    return replace(known, strict=item.flag("strict"))
 
 
 def _examples(item: Node) -> tuple[Mapping[str, Any], ...]:

@@ -78,10 +78,6 @@ def _choose_examples(tools: Sequence[Tool]) -> list[list[Call]]:
     return [chosen for chosen in (with_files[:1], best[:2]) if chosen]
 
 
-def _example(tool: Tool) -> Call:
-    return Call(tool.name, _example_arguments(tool))
-
-
 def _example_rank(call: Call) -> tuple[int, int]:
     """What makes a better example: few arguments, and those of the most common kinds."""
     texts = [text for _, text in _EXAMPLE_TEXTS]
@@ -89,10 +85,10 @@ def _example_rank(call: Call) -> tuple[int, int]:
     return len(kinds), max(kinds)
 
 
-def _example_arguments(tool: Tool) -> dict[str, Any]:
-    known = json_schema.properties(tool.input_schema)
-    required = json_schema.required(tool.input_schema)
-    return {name: _example_value(name, schema, tool.input_schema) for name, schema in known.items() if name in required}
+def _example(tool: Tool) -> Call:
+    root = tool.input_schema
+    known, required = json_schema.properties(root), json_schema.required(root)
+    return Call(tool.name, {name: _example_value(name, known[name], root) for name in known if name in required})
 
 
 def _example_value(name: str, schema: Schema, root: Schema) -> Any:

@@ -152,21 +152,13 @@ _CLOSING = "(Go on.)"
 
 
 class View(NamedTuple):
-    """What decides, besides the conversation, how it is written for a model.
-
-    Attributes:
-        sees: whether the model takes images.
-        reads_pdfs: whether it takes PDFs.
-        family: how the module passes a call on.
-        tokenizer: whose way to count tokens comes nearest.
-        armoured: whether the module decodes entities, so that texts must carry the armour of `armour`.
-    """
+    """What decides, besides the conversation, how it is written for a model: some of its `Alias`, and `armoured`."""
 
     sees: bool
     reads_pdfs: bool
     family: Family
     tokenizer: Tokenizer
-    armoured: bool
+    armoured: bool  # whether the module decodes entities, so that texts must carry the armour of `armour`
 
     def protect(self, text: str) -> str:
         """What is done to each text; texts that are joined later have line ends between them, which no entity holds."""
@@ -195,13 +187,7 @@ def render(request: Request, alias: Alias, *, armoured: bool) -> Prompt:
 
 
 def prepare(request: Request, alias: Alias, *, armoured: bool, run: Runner = steps.run) -> Prepared:
-    """Render a request for the model behind an alias.
-
-    Args:
-        request: the request.
-        alias: the model, which may be unable to see.
-        armoured: whether the module decodes entities, so that texts must carry the armour of `armour`.
-        run: runs the steps, or knows what they give.
+    """Render a request for the model behind an alias; `armoured` as in `View`.
 
     Raises:
         InvalidRequest: a tool's schema or a call's input is nested too deeply, or an image cannot be passed on.
@@ -236,19 +222,17 @@ def _system(request: Request, tools: Toolbox, view: View, run: Runner) -> list[S
     if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
         parts.append(tools.described)
     if request.output_schema is not None:
-        parts.append(_system_part(instructions.describe_output(request.output_schema), view))
+        parts.append(_measured(view.protect(instructions.describe_output(request.output_schema)), view))
     return parts
 
 
 def describe_system(texts: tuple[str, ...], view: View) -> SystemPart:
     """What the client says of the model's task, and what is to be said of the channel: a step."""
     note = _CHANNEL_NOTE if view.armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES
-    text = "\n\n".join([*map(view.protect, texts), note])
-    return SystemPart(text, tokens.measure(text, view.tokenizer))
+    return _measured("\n\n".join([*map(view.protect, texts), note]), view)
 
 
-def _system_part(text: str, view: View) -> SystemPart:
-    text = view.protect(text)
+def _measured(text: str, view: View) -> SystemPart:
     return SystemPart(text, tokens.measure(text, view.tokenizer))
 
 
@@ -283,7 +267,7 @@ def prepare_tools(tools: tuple[Tool, ...], view: View) -> Toolbox:
     """What follows from the tools of a request: a step."""
     by_name = {tool.name: tool for tool in tools}
     described = instructions.describe_tools(tool for tool in tools if not tool.defer_loading)
-    return Toolbox(by_name, CallWriter(by_name), _system_part(described, view))
+    return Toolbox(by_name, CallWriter(by_name), _measured(view.protect(described), view))
 
 
 # --- the conversation -------------------------------------------------------------------------------------------------
@@ -346,7 +330,6 @@ def _joined_turn(said: Sequence[PreparedMessage]) -> Turn:
 
 
 def _prepared_messages(request: Request, tools: Toolbox, view: View, run: Runner) -> Iterator[PreparedMessage]:
-    """Each message; what it depends on comes from earlier messages only."""
     calls: dict[str, tuple[int, str, str]] = {}  # tool_use id -> the call's position, its id, the tool's name
     shown: frozenset[str] = frozenset()
     for message in request.messages:
@@ -371,7 +354,7 @@ def prepare_message(
         message: the message.
         tools: those of the request.
         view: what decides besides.
-        answered: the calls that its results answer, in their order: the id of each, and the name of its tool.
+        answered: the id and the tool's name of each call that the message's results answer, in the order of the calls.
         shown: the names of the deferred tools that have been shown before.
 
     Raises:

@@ -40,8 +40,8 @@ class Answer:
 
     Attributes:
         text: the reply, HTML entities decoded once and white space trimmed by the module.
-        input_tokens: as the model's vendor counted them; 0 where nothing is known.
-        output_tokens: likewise.
+        input_tokens: as the model's vendor counted them; 0 if unknown.
+        output_tokens: the same.
     """
 
     text: str
@@ -68,18 +68,10 @@ def reached_limit(alias: Alias, max_tokens: int, output_tokens: int) -> bool:
 def read_answer(
     status: int, headers: Mapping[str, str], body: bytes, *, url: str, prefix: str, sent_bytes: int
 ) -> Answer:
-    """Read what came back.
-
-    Args:
-        status: the HTTP status.
-        headers: response headers, names in lower case.
-        body: the response body.
-        url: the address that was called, for error messages.
-        prefix: the module's prefix that was used, for error messages.
-        sent_bytes: the size of the body that was sent.
+    """Read what came back from `url`, where the module was asked for by its `prefix`; headers' names in lower case.
 
     Raises:
-        ProxyError: what came is no answer of the module; the message says what it was and what to do.
+        ProxyError: this is not an answer of the module; the message says what it is and what to do.
     """
     data = _json(body)
     fields = data if isinstance(data, dict) else None
@@ -107,17 +99,10 @@ def read_answer(
 
 @dataclass(frozen=True)
 class Came:
-    """What came that is no answer. Written out, it is the status and the media type: all that a message may show.
-
-    Attributes:
-        status: the HTTP status.
-        media_type: the content type, bare and harmless.
-        headers: response headers, names in lower case.
-        body: the response body.
-    """
+    """What came that is not an answer. Written out, it is status and media type: all that a message may show."""
 
     status: int
-    media_type: str
+    media_type: str  # bare and harmless
     headers: Mapping[str, str]
     body: bytes
 
@@ -137,7 +122,6 @@ class Came:
 
 
 def _json(body: bytes) -> Any:
-    """The value that a JSON text stands for; None where it is none."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

@@ -21,16 +21,9 @@ def form_fields(
     temperature: float | None = None,
     top_p: float | None = None,
 ) -> dict[str, str]:
-    """The form fields of one call.
+    """The form fields of one call; `temperature` and `top_p` are the server's own where they are None.
 
-    Args:
-        prompt: what the model is sent.
-        token: the REDCap token.
-        prefix: the module's prefix on this server.
-        alias: the model.
-        max_tokens: the limit to send; only reasoning models are told of it, and refuse more than they can do.
-        temperature: 0 to 1, or None for the server's own.
-        top_p: 0 to 1, or None for the server's own.
+    The module tells only reasoning models of `max_tokens`, and those refuse more than they can do.
     """
     fields = {
         "token": token,
@@ -83,12 +76,7 @@ def form_type(boundary: str) -> str:
 
 
 def encode_form(fields: Mapping[str, str], boundary: str) -> bytes:
-    """Encode fields as multipart/form-data, which carries text as it is.
-
-    Args:
-        fields: names and values; names are plain words.
-        boundary: a text that occurs in no value.
-    """
+    """Encode fields as multipart/form-data, which carries text as it is. The boundary must occur in no value."""
     pieces: list[str] = []  # long values are copied once, when these are joined
     for name, value in fields.items():
         pieces += (f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n', value, "\r\n")

@@ -25,7 +25,6 @@ def fault(work: Callable[[], object]) -> str:
 READ: list[tuple[str, Callable[[Node], Any], Any, Any]] = [
     ("a string", Node.string, "x", "x"),
     ("an empty string", Node.string, "", ""),
-    ("a string that says something", Node.nonempty_string, "x", "x"),
     ("a boolean", Node.boolean, False, False),
     ("an integer", Node.count, 7, 7),
     ("a float without a fraction", Node.count, 1024.0, 1024),
@@ -43,7 +42,6 @@ def test_a_value_is_read_as_a_type(read: Callable[[Node], Any], value: Any, expe
 
 WRONG: list[tuple[Callable[[Node], Any], list[Any], str]] = [
     (Node.string, [1, True, [], {}, None], "a: Input should be a valid string"),
-    (Node.nonempty_string, [""], "a: String should have at least 1 character"),
     (Node.boolean, [0, "true", []], "a: Input should be a valid boolean"),
     (Node.count, ["1", 1.5, True, [], float("inf")], "a: Input should be a valid integer"),
     (Node.count, [-1, -1.0], "a: Input should be greater than or equal to 0"),

@@ -38,7 +38,7 @@ from claude_proxy.core.messages.content import (
 from claude_proxy.core.messages.conversation import read_message
 from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
 from claude_proxy.core.messages.request import parse_request
-from claude_proxy.core.messages.tools import read_offers_leniently
+from claude_proxy.core.messages.tools import read_tools
 from claude_proxy.core.prompt import render
 from claude_proxy.core.prompt.render import View, describe_system, prepare_message, prepare_text, prepare_tools
 from claude_proxy.core.securechat import form
@@ -540,8 +540,8 @@ PAIRS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "value": (read(user("a")), read(user("b"))),
     "type in JSON": (read(assistant(call("a", "One", 1))), read(assistant(call("a", "One", True)))),
     "tools": (
-        (read_offers_leniently, steps.Json(OFFERS[0], "tools"), OLD_VERSION, "m"),
-        (read_offers_leniently, steps.Json(OFFERS[1], "tools"), OLD_VERSION, "m"),
+        (read_tools, steps.Json(OFFERS[0], "tools"), OLD_VERSION, "m"),
+        (read_tools, steps.Json(OFFERS[1], "tools"), OLD_VERSION, "m"),
     ),
     "tools of a toolbox": ((prepare_tools, (RUN,), VIEW), (prepare_tools, (RUN, TYPED), VIEW)),
     "armour of a toolbox": (
