@@ -473,10 +473,10 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @contextmanager
-def running_proxy(settings: Settings) -> Iterator[Proxy]:
+def running_proxy(settings: Settings, **of_app: Any) -> Iterator[Proxy]:
     out = io.StringIO()
     exchange = Exchange(settings, Upstream(settings))
-    app = App(exchange, Journal(settings.log_level, settings.log_format, out))
+    app = App(exchange, Journal(settings.log_level, settings.log_format, out), **of_app)
     with closing(exchange), running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
 
