@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from claude_proxy.settings.toml_file import DEFAULT_SERVER, AliasFacts
+from claude_proxy.settings.alias_facts import AliasFacts
 from claude_proxy.settings.values import (
     Secret,
     alias_patterns,
@@ -32,6 +32,9 @@ from claude_proxy.settings.values import (
     whole_number,
     word,
 )
+
+DEFAULT_SERVER = "default"
+"""The name of the server that REDCAP_API_URL and its like describe."""
 
 
 class Server(NamedTuple):

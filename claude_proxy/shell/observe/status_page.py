@@ -28,8 +28,7 @@ from urllib.parse import urlsplit
 from claude_proxy import __version__
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import choose_alias, label, offered_models
-from claude_proxy.settings.table import Settings, is_loopback
-from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.settings.table import DEFAULT_SERVER, Settings, is_loopback
 from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, Activity, Finished, Minute, Record
 from claude_proxy.shell.server import access
 

@@ -25,8 +25,7 @@ from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.core.securechat.form import encode_form, form_fields, form_type
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
-from claude_proxy.settings.table import Settings
-from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.settings.table import DEFAULT_SERVER, Settings
 from claude_proxy.shell.observe.journal import Phase
 from claude_proxy.shell.proxy.cache import Cache
 from claude_proxy.shell.upstream.call_queue import CallQueue

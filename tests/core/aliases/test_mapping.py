@@ -17,7 +17,7 @@ from claude_proxy.core.aliases.mapping import (
 )
 from claude_proxy.demo import simulator
 from claude_proxy.errors import InvalidRequest
-from claude_proxy.settings.toml_file import AliasFacts
+from claude_proxy.settings.alias_facts import AliasFacts
 
 BUILT_IN = [
     ("claude-haiku-4-5-20251001", "gpt-4o"),
