@@ -317,28 +317,30 @@ class App:
         if prepared.request.stream:
             self._stream(context, prepared, token)
         else:
-            outcome = self._ask(context, prepared, token, self._waiter(context))
+            outcome = self._ask(context, prepared, token)
             context.respond_json(message_json(outcome.message))
 
-    def _ask(self, context: RequestContext, prepared: PreparedRequest, token: str, waiter: Waiter) -> Outcome:
-        """Ask, and let the journal follow."""
-
-        def note(phase: Phase) -> None:
-            self._journal.set_phase(context.record.request_id, phase)
-
-        outcome = self._exchange.ask(prepared, token, context.message_id, waiter, note)
-        _note(context.record, outcome)
-        note("answering")
-        return outcome
-
-    def _waiter(self, context: RequestContext, tick: Callable[[float], float] = lambda _: math.inf) -> Waiter:
-        """Who waits for REDCap on behalf of a request, as long as its client does and the proxy may."""
+    def _ask(
+        self,
+        context: RequestContext,
+        prepared: PreparedRequest,
+        token: str,
+        tick: Callable[[float], float] = lambda _: math.inf,
+    ) -> Outcome:
+        """Ask, as long as the client waits and the proxy may, and let the journal follow."""
 
         def watch(elapsed: float) -> float:
             context.request.raise_if_stopped()
             return min(tick(elapsed), elapsed + self._look_interval)
 
-        return Waiter(limit=context.settings.upstream_timeout, client=context.request.connection, tick=watch)
+        def note(phase: Phase) -> None:
+            self._journal.set_phase(context.record.request_id, phase)
+
+        waiter = Waiter(limit=context.settings.upstream_timeout, client=context.request.connection, tick=watch)
+        outcome = self._exchange.ask(prepared, token, context.message_id, waiter, note)
+        _note(context.record, outcome)
+        note("answering")
+        return outcome
 
     def _stream(self, context: RequestContext, prepared: PreparedRequest, token: str) -> None:
         stream = events.EventStream(
@@ -355,7 +357,7 @@ class App:
                 context.send(event)
             return stream.due
 
-        outcome = self._ask(context, prepared, token, self._waiter(context, tick))
+        outcome = self._ask(context, prepared, token, tick)
         *first, last = stream.finish(outcome.message)
         for event in first:
             context.send(event)
