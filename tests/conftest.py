@@ -29,7 +29,9 @@ import pytest
 import trustme
 from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 
-from claude_proxy.demo.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
+from claude_proxy.demo.model import Model, ModelFailure, ModelRequest
+from claude_proxy.demo.module import ATTEMPTS
+from claude_proxy.demo.simulator import ModelReply, Simulator
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal

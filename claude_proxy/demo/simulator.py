@@ -20,9 +20,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
-from claude_proxy.demo.backend import openai_backend
 from claude_proxy.demo.form import Received, read_form, sort_fields
-from claude_proxy.demo.model import ErrorInReply, Model, ModelFailure, ModelReply, ModelRequest, text_of
+from claude_proxy.demo.model import ErrorInReply, Model, ModelFailure, ModelReply
 from claude_proxy.demo.module import (
     ALIASES,
     ANTHROPIC_NAMES,
@@ -32,8 +31,6 @@ from claude_proxy.demo.module import (
     NETWORK_APOLOGY,
     NOTHING_SET,
     PREFIX,
-    PUBLISHED_ALIASES,
-    REPHRASE_APOLOGY,
     TECHNICAL_APOLOGY,
     WITHOUT_STOP_REASON,
     Refusal,
@@ -45,78 +42,24 @@ from claude_proxy.demo.module import (
     read_messages,
 )
 from claude_proxy.demo.pages import (
-    ADDRESS_DENIED,
-    BAD_GATEWAY,
     FATAL,
-    FIREWALL_PAGE,
-    GATEWAY_TIMEOUT,
-    HTML,
     LOGIN_PAGE,
-    MAINTENANCE_PAGE,
-    MAINTENANCE_PAGE_200,
-    MODULE_OFF,
-    MODULE_OFF_403,
     NOT_FOUND,
-    SINGLE_SIGN_ON,
     CannedResponse,
     Intercept,
     banned,
     json_response,
     page,
     redcap_error,
-    web_application_firewall,
     with_displayed_errors,
 )
-from claude_proxy.demo.php import PhpFatalError, html_entity_decode, php_int, php_trim
-from claude_proxy.demo.vendors import context_window, measured, objections, reply_cap
+from claude_proxy.demo.php import PhpFatalError, php_int
+from claude_proxy.demo.vendors import measured, objections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = [
-    "ADDRESS_DENIED",
-    "ALIASES",
-    "ATTEMPTS",
-    "BAD_GATEWAY",
-    "FATAL",
-    "FIREWALL_PAGE",
-    "GATEWAY_TIMEOUT",
-    "HTML",
-    "LOGIN_PAGE",
-    "MAINTENANCE_PAGE",
-    "MAINTENANCE_PAGE_200",
-    "MODULE_OFF",
-    "MODULE_OFF_403",
-    "NETWORK_APOLOGY",
-    "NOT_FOUND",
-    "PUBLISHED_ALIASES",
-    "REPHRASE_APOLOGY",
-    "SINGLE_SIGN_ON",
-    "TECHNICAL_APOLOGY",
-    "CannedResponse",
-    "ErrorInReply",
-    "Intercept",
-    "Model",
-    "ModelFailure",
-    "ModelReply",
-    "ModelRequest",
-    "PhpFatalError",
-    "Received",
-    "ServerSettings",
-    "Simulator",
-    "banned",
-    "context_window",
-    "family_of",
-    "html_entity_decode",
-    "model_request",
-    "openai_backend",
-    "php_trim",
-    "process_reply",
-    "read_form",
-    "reply_cap",
-    "text_of",
-    "web_application_firewall",
-]
+__all__ = ["ModelReply", "Received", "Simulator"]
 
 VERSIONS = {"redcap-version": "15.5.0", "framework-version": 16, "module-version": "1.0.0"}
 ACTIONS = {
@@ -271,33 +214,30 @@ class Simulator:
             return json_response(400, _INVALID_MESSAGES)
         model = received.fields["model"]
         alias = ANTHROPIC_NAMES.get(model, model)
-        stop_reason, usage = "end_turn", (0, 0)
-        try:
-            reply = self._ask(alias, messages, received)
-            content = process_reply(reply.text, alias, decode_entities=self.decode_entities)
-        except Apology as apology:
-            content = str(apology)
-        else:
-            usage = (reply.input_tokens or 0, reply.output_tokens or 0)
-            if alias not in WITHOUT_STOP_REASON and usage[1] >= php_int(received.fields["max_tokens"]):
-                stop_reason = "max_tokens"
-        return json_response(200, _message(model, as_text(content), stop_reason, usage))
+        content, usage = self._content(alias, messages, received)
+        is_cut = usage and alias not in WITHOUT_STOP_REASON and usage[1] >= php_int(received.fields["max_tokens"])
+        reason = "max_tokens" if is_cut else "end_turn"
+        return json_response(200, _message(model, as_text(content), reason, usage or (0, 0)))
 
     def _call_ai(self, received: Received) -> CannedResponse:
         known = ("prompt", "model", "temperature", "max_tokens", "json_schema")
         fields = CALL_AI_DEFAULTS | {name: received.fields[name] for name in known if name in received.fields}
         if fields.get("prompt", "") in ("", "0"):
             return json_response(400, {"error": "Missing prompt"})
-        alias, usage = fields["model"], (0, 0)
+        alias = fields["model"]
+        content, usage = self._content(alias, {"0": {"role": "user", "content": fields["prompt"]}}, Received(fields))
+        read, written = usage or (0, 0)
+        counts = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        return json_response(200, {"status": "success", "model": alias, "content": content, "usage": counts})
+
+    def _content(self, alias: str, messages: dict[str, Any], received: Received) -> tuple[Any, tuple[int, int] | None]:
+        """What the module makes of the model's reply, and its tokens; an apology, and None."""
         try:
-            reply = self._ask(alias, {"0": {"role": "user", "content": fields["prompt"]}}, Received(fields))
+            reply = self._ask(alias, messages, received)
             content = process_reply(reply.text, alias, decode_entities=self.decode_entities)
         except Apology as apology:
-            content = str(apology)
-        else:
-            usage = (reply.input_tokens or 0, reply.output_tokens or 0)
-        counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-        return json_response(200, {"status": "success", "model": alias, "content": content, "usage": counts})
+            return str(apology), None
+        return content, (reply.input_tokens or 0, reply.output_tokens or 0)
 
     def _ask(self, alias: str, messages: dict[str, Any], received: Received) -> ModelReply:
         """Ask the model, up to three times; its reply is cut at the vendor's cap and its tokens are counted."""
