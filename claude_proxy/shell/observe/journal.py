@@ -53,28 +53,20 @@ class Record:
 
     Attributes:
         request_id: as the client was told it.
-        session: Claude Code's id of the session, if the client sent one.
-        agent: Claude Code's id of the agent within it, likewise.
+        session: Claude Code's id of the session, if the client sent one; `agent` is that of the agent within it.
         trace_id: the W3C trace that the request belongs to, likewise.
         client: on a shared proxy a keyed hash of the client's token.
         route: the name of the route, such as `POST /v1/messages`.
         status: the HTTP status; 499 for a client that went away.
         model: the client's name for the model, where it is one of the table's.
         alias: the SecureChatAI alias that was asked.
-        stream: whether the response streams.
-        input_tokens: as reported to the client.
-        output_tokens: as reported to the client.
-        calls: how many tool calls the reply made.
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
-        slips: in how many edits a slip of the pen was mended.
+        slips: how many edits had a slip of the pen that was mended.
         ignored: how many fields, keys and betas of the request were let pass unread.
         mended: how many of its calls had no result, or results no call.
-        second_ask_error: the class of the failure that ended the asking again.
-        stop_reason: as reported to the client.
-        error: the class of the failure.
-        first_byte: seconds until the response began.
-        seconds: seconds until it was complete.
+        second_ask_error: the class of the failure that ended the asking again; `error` that of the request's.
+        first_byte: seconds until the response began; `seconds` until it was complete.
     """
 
     request_id: str
