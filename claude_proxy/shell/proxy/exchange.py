@@ -179,12 +179,9 @@ class Exchange:
         prepared = render.prepare(request, choice.alias, armoured=settings.redcap_decodes_entities, run=run)
         media = tokens.estimate_media(prepared.prompt.media)
         correction = self._corrections.get(choice.label, Correction())
+        upstream = snapshot.upstreams[_key_of(settings)]
         return PreparedRequest(
-            request,
-            choice,
-            settings,
-            snapshot.upstreams[_key_of(settings)],
-            prepared.prompt,
+            *(request, choice, settings, upstream, prepared.prompt),
             estimated=prepared.tokens,
             input_tokens=correction.apply(prepared.tokens) + media,
             most_tokens=correction.apply_cautiously(prepared.tokens) + media,

@@ -96,14 +96,14 @@ class Reloader:
         self._stamp = stamp
         return True
 
-    def reload(self) -> bool:
-        """Read the settings again and go by them; False, and all is as it was, where they are refused."""
+    def reload(self) -> None:
+        """Read the settings again and go by them; where they are refused, all stays as it was."""
         try:
             loaded = self._load()
             self._adopt(replace(loaded, **self._fixed))
         except (SettingsError, OSError) as error:
             self._journal.notice("error", "settings refused, the old ones stay", reason=str(error))
-            return False
+            return
         changed = [name for name in _differences(self._loaded, loaded) if name not in FIXED]
         waiting = [name for name in _differences(self._first, loaded) if name in FIXED]
         warnings = set(loaded.warnings) - set(self._loaded.warnings)
@@ -115,7 +115,6 @@ class Reloader:
             )
         for sentence in sorted(warnings):
             self._journal.notice("warning", sentence)
-        return True
 
 
 def _differences(before: Settings, after: Settings) -> list[str]:

@@ -150,7 +150,7 @@ def test_what_is_known_of_an_alias(name: str, family: str, window: int, max_outp
 def test_the_pretend_module_agrees(name: str) -> None:
     alias = describe_alias(name)
     received = simulator.Received({"max_tokens": str(alias.max_output)})
-    request = module.model_request(name, [], received)
+    request = module.model_request(name, {}, received)
     assert alias.family == module.family_of(name)
     assert alias.window == vendors.context_window(name)
     assert alias.max_output == vendors.reply_cap(request)
