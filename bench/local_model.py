@@ -21,7 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from claude_proxy.core.messages.content import Text, ToolUse
-from claude_proxy.demo.simulator import Simulator, openai_backend
+from claude_proxy.demo.backend import openai_backend
+from claude_proxy.demo.simulator import Simulator
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome
 from claude_proxy.shell.upstream.client import Upstream, Waiter

@@ -30,7 +30,8 @@ from typing import IO, Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from claude_proxy.demo.simulator import ModelRequest, Simulator
+from claude_proxy.demo.model import ModelRequest
+from claude_proxy.demo.simulator import Simulator
 
 psutil: Any = importlib.import_module("psutil")
 

@@ -28,7 +28,8 @@ from conftest import TOKEN, running
 from small_files import PNG_BYTES
 from workload import Writer
 
-from claude_proxy.demo.simulator import ModelRequest, Simulator, text_of
+from claude_proxy.demo.model import ModelRequest, text_of
+from claude_proxy.demo.simulator import Simulator
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal

@@ -25,7 +25,8 @@ sys.path[:0] = [str(ROOT)]
 import debian
 from playwright.sync_api import sync_playwright
 
-from claude_proxy.demo.simulator import ModelFailure, ModelReply, ModelRequest, Simulator
+from claude_proxy.demo.model import ModelFailure, ModelRequest
+from claude_proxy.demo.simulator import ModelReply, Simulator
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal

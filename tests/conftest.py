@@ -29,7 +29,9 @@ import pytest
 import trustme
 from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 
-from claude_proxy.demo.simulator import ATTEMPTS, Model, ModelFailure, ModelReply, ModelRequest, Simulator
+from claude_proxy.demo.model import Model, ModelFailure, ModelRequest
+from claude_proxy.demo.module import ATTEMPTS
+from claude_proxy.demo.simulator import ModelReply, Simulator
 from claude_proxy.settings.table import Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
@@ -473,10 +475,10 @@ def bundle(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @contextmanager
-def running_proxy(settings: Settings) -> Iterator[Proxy]:
+def running_proxy(settings: Settings, **of_app: Any) -> Iterator[Proxy]:
     out = io.StringIO()
     exchange = Exchange(settings, Upstream(settings))
-    app = App(exchange, Journal(settings.log_level, settings.log_format, out))
+    app = App(exchange, Journal(settings.log_level, settings.log_format, out), **of_app)
     with closing(exchange), running(ProxyServer(settings, app)) as server:
         yield Proxy(server, out)
 

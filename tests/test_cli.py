@@ -26,7 +26,7 @@ from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, ending, eventually,
 
 from claude_proxy import __version__
 from claude_proxy.cli import split_arguments
-from claude_proxy.demo.simulator import ModelRequest, text_of
+from claude_proxy.demo.model import ModelRequest, text_of
 
 ROOT = Path(__file__).parent.parent
 STARTER = "claude_api_proxy.py"

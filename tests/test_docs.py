@@ -27,8 +27,8 @@ from test_architecture import PACKAGES
 from typescript_sdk import FOLDER, node_with_sdk
 
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
+from claude_proxy.demo.pages import CannedResponse
 from claude_proxy.demo.scripted_model import scripted_model
-from claude_proxy.demo.simulator import CannedResponse
 from claude_proxy.settings.table import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent

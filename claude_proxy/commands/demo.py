@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
 from claude_proxy.commands.terminal import FAILED
+from claude_proxy.demo.backend import openai_backend
 from claude_proxy.demo.scripted_model import INTRODUCTION, scripted_model
-from claude_proxy.demo.simulator import Simulator, openai_backend
+from claude_proxy.demo.simulator import Simulator
 from claude_proxy.settings import sources
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal

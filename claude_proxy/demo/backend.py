@@ -40,18 +40,9 @@ def openai_backend(url: str, *, model: str | None = None, timeout: float = 600) 
 
 
 def _body(request: ModelRequest, name: str) -> dict[str, Any]:
-    body = {
-        "model": name,
-        "messages": request.messages,
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "frequency_penalty": request.frequency_penalty,
-        "presence_penalty": request.presence_penalty,
-        "stop": list(request.stop) or None,
-        "stream": False,
-    }
-    return {name: value for name, value in body.items() if value is not None}
+    parameters = {key: value for key, value in vars(request).items() if key not in {"alias", "json_schema"}}
+    known = {key: value for key, value in parameters.items() if value not in (None, ())}
+    return {"model": name, **known, "stream": False}
 
 
 def _post(endpoint: str, body: dict[str, Any], timeout: float) -> Any:

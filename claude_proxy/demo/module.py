@@ -126,7 +126,7 @@ def _put_first(first: Any, rest: dict[str, Any]) -> dict[str, Any]:
 
 def model_request(
     alias: str,
-    messages: list[Any] | dict[str, Any],
+    messages: dict[str, Any],
     received: Received,
     settings: ServerSettings = NOTHING_SET,
 ) -> ModelRequest:
@@ -135,8 +135,6 @@ def model_request(
     Raises `PhpFatalError` where an array stands in place of a text, `Refusal` where no vendor knows the form.
     """
     fields = received.fields
-    if isinstance(messages, list):
-        messages = {str(number): item for number, item in enumerate(messages)}
     first = _first_text(messages)
     temperature, top_p = (php_float(fields[name]) if name in fields else None for name in ("temperature", "top_p"))
     if temperature is None:

@@ -34,19 +34,19 @@ def scripted_model(request: ModelRequest) -> ModelReply:
     return ModelReply(_reply(conversation, read_request(conversation.request)))
 
 
-def _reply(conversation: Conversation, calls: list[Call]) -> str:
-    made, total = conversation.calls_made, len(calls)
-    if not calls:
+def _reply(conversation: Conversation, steps: list[Step]) -> str:
+    made, total = conversation.steps_made, len(steps)
+    if not steps:
         return INTRODUCTION
     if conversation.result_is_error:
         return f"Step {made} of {total} failed, so I stop here. The tool said: {_briefly(conversation.result)}"
     if made >= total:
-        steps = "one step" if total == 1 else f"{total} steps"
-        return f"Done, in {steps}. The tool {calls[-1].tool} answered: {_briefly(conversation.result)}"
-    call = calls[made]
-    if call.tool not in conversation.tools:
-        return f"For this I need the tool {call.tool}, and this conversation does not offer it."
-    return f"Step {made + 1} of {total}: I call {call.tool}.\n{write_call(call, conversation.directory)}"
+        number = "one step" if total == 1 else f"{total} steps"
+        return f"Done, in {number}. The tool {steps[-1].tool} answered: {_briefly(conversation.result)}"
+    step = steps[made]
+    if step.tool not in conversation.tools:
+        return f"For this I need the tool {step.tool}, and this conversation does not offer it."
+    return f"Step {made + 1} of {total}: I call {step.tool}.\n{write_step(step, conversation.directory)}"
 
 
 def _briefly(text: str) -> str:
@@ -70,7 +70,7 @@ class Conversation:
     """What the script must know: the user's last request, and how far its calls have got since."""
 
     request: str
-    calls_made: int
+    steps_made: int
     result: str
     result_is_error: bool
     tools: frozenset[str]
@@ -79,22 +79,22 @@ class Conversation:
 
 def read_conversation(request: ModelRequest) -> Conversation:
     """Find the user's last words outside of tagged blocks, what happened since, the tools and the directory."""
-    wanted, calls_made, last_turn = "", 0, ""
+    wanted, steps_made, last_turn = "", 0, ""
     for message in request.messages:
         text = text_of(message)
         if message.get("role") == "assistant":
-            calls_made += "<function_calls>" in text
+            steps_made += "<function_calls>" in text
             last_turn = ""
         elif message.get("role") == "user":
             last_turn += text
             words = _TAGGED.sub("\n", text).strip()
             if words and (_RESULT.search(text) is None or read_request(words)):
-                wanted, calls_made = words, 0
+                wanted, steps_made = words, 0
     result = _RESULT.search(last_turn)
     directory = _DIRECTORY.search("\n".join(map(text_of, request.messages)))
     return Conversation(
         request=wanted,
-        calls_made=calls_made,
+        steps_made=steps_made,
         result=result["text"] if result else "",
         result_is_error=result is not None and 'status="error"' in result["attributes"],
         tools=frozenset(_TOOL_NAME.findall(request.system)),
@@ -106,27 +106,27 @@ def read_conversation(request: ModelRequest) -> Conversation:
 
 
 @dataclass(frozen=True)
-class Call:
-    """One tool call; all parameters of the few tools used here are strings."""
+class Step:
+    """One call of a tool; all parameters of the few tools used here are strings."""
 
     tool: str
     parameters: dict[str, str]
 
 
-def read_request(text: str) -> list[Call]:
-    """Turn a request into calls; what is not understood is passed over."""
-    reader, calls = _Reader(text), list[Call]()
+def read_request(text: str) -> list[Step]:
+    """Turn a request into steps; what is not understood is passed over."""
+    reader, steps = _Reader(text), list[Step]()
     while reader.take(_FILLERS) and not reader.at_end:
         start = reader.at
         for verb, read_instruction in _INSTRUCTIONS:
             reader.at = start
             if reader.take(verb) and (understood := read_instruction(reader)):
-                calls += understood
+                steps += understood
                 break
         else:
             reader.at = start
             reader.take(_CLAUSE)
-    return calls
+    return steps
 
 
 class _Reader:
@@ -202,26 +202,26 @@ _WORD = _pattern(r"\s+\S+")
 _COMMAND = _pattern(r"(?:\s+(?:the|this|shell|bash|command))*\s*:?")
 
 
-def _list_files(reader: _Reader) -> list[Call] | None:
+def _list_files(reader: _Reader) -> list[Step] | None:
     directory: str | None = None
     if reader.take(_IN) and not reader.take(_HERE) and reader.take(_FOLDER):
         directory = reader.words(_DOTS_OR_NAME)
-    return [Call("Bash", {"command": f"ls -A {shlex.quote(directory)}" if directory else "ls -A"})]
+    return [Step("Bash", {"command": f"ls -A {shlex.quote(directory)}" if directory else "ls -A"})]
 
 
-def _read(reader: _Reader) -> list[Call] | None:
+def _read(reader: _Reader) -> list[Step] | None:
     reader.take(_CONTENTS_OF)
     path = reader.path()
-    return [Call("Read", {"file_path": path})] if path else None
+    return [Step("Read", {"file_path": path})] if path else None
 
 
-def _write(reader: _Reader) -> list[Call] | None:
+def _write(reader: _Reader) -> list[Step] | None:
     start = reader.at
     content, path = reader.quoted(), reader.path() if reader.take(_IN) else None
     if content is None or path is None:
         reader.at = start
         path, content = reader.path(), _content(reader) if reader.take(_WITH) else None
-    return [Call("Write", {"file_path": path, "content": content})] if path and content is not None else None
+    return [Step("Write", {"file_path": path, "content": content})] if path and content is not None else None
 
 
 def _content(reader: _Reader) -> str | None:
@@ -232,23 +232,23 @@ def _content(reader: _Reader) -> str | None:
     return reader.words(_REST_OF_CLAUSE)
 
 
-def _replace(reader: _Reader) -> list[Call] | None:
+def _replace(reader: _Reader) -> list[Step] | None:
     old = reader.words(_WORD)
     new = reader.words(_WORD) if reader.take(_BY) else None
     path = reader.path() if reader.take(_IN) else None
     if not old or new is None or not path:
         return None
     edit = {"file_path": path, "old_string": old, "new_string": new}
-    return [Call("Read", {"file_path": path}), Call("Edit", edit)]
+    return [Step("Read", {"file_path": path}), Step("Edit", edit)]
 
 
-def _run(reader: _Reader) -> list[Call] | None:
+def _run(reader: _Reader) -> list[Step] | None:
     reader.take(_COMMAND)
     command = reader.words(_COMMAND_LINE)
-    return [Call("Bash", {"command": command.strip()})] if command else None
+    return [Step("Bash", {"command": command.strip()})] if command else None
 
 
-_Instruction: TypeAlias = "Callable[[_Reader], list[Call] | None]"
+_Instruction: TypeAlias = "Callable[[_Reader], list[Step] | None]"
 _INSTRUCTIONS: tuple[tuple[re.Pattern[str], _Instruction], ...] = (
     (_pattern(r"list(?:\s+the)?\s+contents\b|(?:list|show)" + _FILES), _list_files),
     (_pattern(r"(?:read|show|open|display|view|cat)\b"), _read),
@@ -261,13 +261,13 @@ _INSTRUCTIONS: tuple[tuple[re.Pattern[str], _Instruction], ...] = (
 # --- How a call is written --------------------------------------------------------------------------------------------
 
 
-def write_call(call: Call, directory: str) -> str:
+def write_step(step: Step, directory: str) -> str:
     """Write a call in the notation that the prompt asks for; relative file paths are taken from the directory."""
     parameters = {
-        name: _absolute(value, directory) if name == "file_path" else value for name, value in call.parameters.items()
+        name: _absolute(value, directory) if name == "file_path" else value for name, value in step.parameters.items()
     }
     lines = [f'<parameter name="{name}">{_value(value)}</parameter>' for name, value in parameters.items()]
-    return "\n".join(["<function_calls>", f'<invoke name="{call.tool}">', *lines, "</invoke>", "</function_calls>"])
+    return "\n".join(["<function_calls>", f'<invoke name="{step.tool}">', *lines, "</invoke>", "</function_calls>"])
 
 
 def _value(value: str) -> str:

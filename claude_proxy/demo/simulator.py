@@ -20,103 +20,16 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
-from claude_proxy.demo.backend import openai_backend
+from claude_proxy.demo import module, pages, vendors
 from claude_proxy.demo.form import Received, read_form, sort_fields
-from claude_proxy.demo.model import ErrorInReply, Model, ModelFailure, ModelReply, ModelRequest, text_of
-from claude_proxy.demo.module import (
-    ALIASES,
-    ANTHROPIC_NAMES,
-    ATTEMPTS,
-    CALL_AI_DEFAULTS,
-    MESSAGES_DEFAULTS,
-    NETWORK_APOLOGY,
-    NOTHING_SET,
-    PREFIX,
-    PUBLISHED_ALIASES,
-    REPHRASE_APOLOGY,
-    TECHNICAL_APOLOGY,
-    WITHOUT_STOP_REASON,
-    Refusal,
-    ServerSettings,
-    as_text,
-    family_of,
-    model_request,
-    process_reply,
-    read_messages,
-)
-from claude_proxy.demo.pages import (
-    ADDRESS_DENIED,
-    BAD_GATEWAY,
-    FATAL,
-    FIREWALL_PAGE,
-    GATEWAY_TIMEOUT,
-    HTML,
-    LOGIN_PAGE,
-    MAINTENANCE_PAGE,
-    MAINTENANCE_PAGE_200,
-    MODULE_OFF,
-    MODULE_OFF_403,
-    NOT_FOUND,
-    SINGLE_SIGN_ON,
-    CannedResponse,
-    Intercept,
-    banned,
-    json_response,
-    page,
-    redcap_error,
-    web_application_firewall,
-    with_displayed_errors,
-)
-from claude_proxy.demo.php import PhpFatalError, html_entity_decode, php_int, php_trim
-from claude_proxy.demo.vendors import context_window, measured, objections, reply_cap
+from claude_proxy.demo.model import ErrorInReply, Model, ModelFailure, ModelReply
+from claude_proxy.demo.pages import CannedResponse, Intercept
+from claude_proxy.demo.php import PhpFatalError, php_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = [
-    "ADDRESS_DENIED",
-    "ALIASES",
-    "ATTEMPTS",
-    "BAD_GATEWAY",
-    "FATAL",
-    "FIREWALL_PAGE",
-    "GATEWAY_TIMEOUT",
-    "HTML",
-    "LOGIN_PAGE",
-    "MAINTENANCE_PAGE",
-    "MAINTENANCE_PAGE_200",
-    "MODULE_OFF",
-    "MODULE_OFF_403",
-    "NETWORK_APOLOGY",
-    "NOT_FOUND",
-    "PUBLISHED_ALIASES",
-    "REPHRASE_APOLOGY",
-    "SINGLE_SIGN_ON",
-    "TECHNICAL_APOLOGY",
-    "CannedResponse",
-    "ErrorInReply",
-    "Intercept",
-    "Model",
-    "ModelFailure",
-    "ModelReply",
-    "ModelRequest",
-    "PhpFatalError",
-    "Received",
-    "ServerSettings",
-    "Simulator",
-    "banned",
-    "context_window",
-    "family_of",
-    "html_entity_decode",
-    "model_request",
-    "openai_backend",
-    "php_trim",
-    "process_reply",
-    "read_form",
-    "reply_cap",
-    "text_of",
-    "web_application_firewall",
-]
+__all__ = ["ModelReply", "Received", "Simulator"]
 
 VERSIONS = {"redcap-version": "15.5.0", "framework-version": 16, "module-version": "1.0.0"}
 ACTIONS = {
@@ -152,7 +65,7 @@ class Simulator:
         model: Model,
         *,
         tokens: Collection[str] | None = None,
-        prefix: str = PREFIX,
+        prefix: str = module.PREFIX,
         aliases: Collection[str] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -160,7 +73,7 @@ class Simulator:
         intercept: Intercept | None = None,
         post_max_size: int = 32 * 1024 * 1024,
         unknown_alias_is_fatal: bool = False,
-        settings: ServerSettings = NOTHING_SET,
+        settings: module.ServerSettings = module.NOTHING_SET,
         display_errors: bool = False,
         page_hits_per_minute: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -168,7 +81,7 @@ class Simulator:
         self.model = model
         self.tokens = tokens
         self.prefix = prefix
-        self.aliases = frozenset(ALIASES if aliases is None else aliases)
+        self.aliases = frozenset(module.ALIASES if aliases is None else aliases)
         self.decode_entities = decode_entities
         self.intercept = intercept
         self.post_max_size = post_max_size
@@ -216,12 +129,12 @@ class Simulator:
             return canned
         path = received.path.partition("?")[0]
         if path == "/api":
-            return page(301, "Moved Permanently", "The document has moved.", {"Location": self.url})
+            return pages.page(301, "Moved Permanently", "The document has moved.", {"Location": self.url})
         if path != "/api/":
-            return NOT_FOUND
+            return pages.NOT_FOUND
         if self._is_banned(received.address):
-            return banned(received.address)
-        return self._api(received) if received.method == "POST" else LOGIN_PAGE
+            return pages.banned(received.address)
+        return self._api(received) if received.method == "POST" else pages.LOGIN_PAGE
 
     def _is_banned(self, address: str) -> bool:
         """Count a request, and ban the address that exceeds the limit; this one is the first to be refused."""
@@ -240,64 +153,62 @@ class Simulator:
         fields = received.fields
         content, token, prefix = (fields.get(name, "") for name in ("content", "token", "prefix"))
         if content not in ("externalModule", "version"):
-            return redcap_error(400, 'The value of the parameter "content" is not valid', fields)
+            return pages.redcap_error(400, 'The value of the parameter "content" is not valid', fields)
         if not token or (self.tokens is not None and token not in self.tokens):
-            return redcap_error(403, "You do not have permissions to use the API", fields)
+            return pages.redcap_error(403, "You do not have permissions to use the API", fields)
         if content == "version":
             return CannedResponse(200, str(VERSIONS["redcap-version"]), "text/plain; charset=UTF-8")
         if prefix != self.prefix:
-            return redcap_error(400, f"There is no enabled module with the prefix '{prefix}'", fields)
+            return pages.redcap_error(400, f"There is no enabled module with the prefix '{prefix}'", fields)
         match fields.get("action", ""):
             case "messages":
                 return self._module(received, self._messages)
             case "callAI":
                 return self._module(received, self._call_ai)
             case action if action in FRAMEWORK_ACTIONS:
-                return json_response(200, FRAMEWORK_ACTIONS[action])
+                return pages.json_response(200, FRAMEWORK_ACTIONS[action])
             case action:
-                return json_response(400, {"error": f"Action {action} is not defined"})
+                return pages.json_response(400, {"error": f"Action {action} is not defined"})
 
     def _module(self, received: Received, action: Callable[[Received], CannedResponse]) -> CannedResponse:
         try:
             response = action(received)
         except PhpFatalError:
-            response = FATAL
-        return with_displayed_errors(response) if self.display_errors else response
+            response = pages.FATAL
+        return pages.with_displayed_errors(response) if self.display_errors else response
 
     def _messages(self, received: Received) -> CannedResponse:
-        received = Received(MESSAGES_DEFAULTS | received.fields, received.arrays)
-        messages = read_messages(received)
+        received = Received(module.MESSAGES_DEFAULTS | received.fields, received.arrays)
+        messages = module.read_messages(received)
         if not messages:
-            return json_response(400, _INVALID_MESSAGES)
+            return pages.json_response(400, _INVALID_MESSAGES)
         model = received.fields["model"]
-        alias = ANTHROPIC_NAMES.get(model, model)
-        stop_reason, usage = "end_turn", (0, 0)
-        try:
-            reply = self._ask(alias, messages, received)
-            content = process_reply(reply.text, alias, decode_entities=self.decode_entities)
-        except Apology as apology:
-            content = str(apology)
-        else:
-            usage = (reply.input_tokens or 0, reply.output_tokens or 0)
-            if alias not in WITHOUT_STOP_REASON and usage[1] >= php_int(received.fields["max_tokens"]):
-                stop_reason = "max_tokens"
-        return json_response(200, _message(model, as_text(content), stop_reason, usage))
+        alias = module.ANTHROPIC_NAMES.get(model, model)
+        content, usage = self._content(alias, messages, received)
+        limit = php_int(received.fields["max_tokens"])
+        is_cut = usage and usage[1] >= limit and alias not in module.WITHOUT_STOP_REASON
+        reason = "max_tokens" if is_cut else "end_turn"
+        return pages.json_response(200, _message(model, module.as_text(content), reason, usage or (0, 0)))
 
     def _call_ai(self, received: Received) -> CannedResponse:
         known = ("prompt", "model", "temperature", "max_tokens", "json_schema")
-        fields = CALL_AI_DEFAULTS | {name: received.fields[name] for name in known if name in received.fields}
+        fields = module.CALL_AI_DEFAULTS | {name: received.fields[name] for name in known if name in received.fields}
         if fields.get("prompt", "") in ("", "0"):
-            return json_response(400, {"error": "Missing prompt"})
-        alias, usage = fields["model"], (0, 0)
+            return pages.json_response(400, {"error": "Missing prompt"})
+        alias = fields["model"]
+        content, usage = self._content(alias, {"0": {"role": "user", "content": fields["prompt"]}}, Received(fields))
+        read, written = usage or (0, 0)
+        counts = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        return pages.json_response(200, {"status": "success", "model": alias, "content": content, "usage": counts})
+
+    def _content(self, alias: str, messages: dict[str, Any], received: Received) -> tuple[Any, tuple[int, int] | None]:
+        """What the module makes of the model's reply, and its tokens; an apology, and None."""
         try:
-            reply = self._ask(alias, {"0": {"role": "user", "content": fields["prompt"]}}, Received(fields))
-            content = process_reply(reply.text, alias, decode_entities=self.decode_entities)
+            reply = self._ask(alias, messages, received)
+            content = module.process_reply(reply.text, alias, decode_entities=self.decode_entities)
         except Apology as apology:
-            content = str(apology)
-        else:
-            usage = (reply.input_tokens or 0, reply.output_tokens or 0)
-        counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-        return json_response(200, {"status": "success", "model": alias, "content": content, "usage": counts})
+            return str(apology), None
+        return content, (reply.input_tokens or 0, reply.output_tokens or 0)
 
     def _ask(self, alias: str, messages: dict[str, Any], received: Received) -> ModelReply:
         """Ask the model, up to three times; its reply is cut at the vendor's cap and its tokens are counted."""
@@ -306,25 +217,25 @@ class Simulator:
                 raise PhpFatalError("the class of the exception is not there")
             raise self._refused(f"the alias {alias!r} is not configured")
         try:
-            request = model_request(alias, messages, received, self.settings)
-        except Refusal as refusal:
+            request = module.model_request(alias, messages, received, self.settings)
+        except module.Refusal as refusal:
             raise self._refused(str(refusal)) from None
-        if reason := next(objections(request), None):
+        if reason := next(vendors.objections(request), None):
             raise self._refused(reason)
-        for _ in range(ATTEMPTS):
+        for _ in range(module.ATTEMPTS):
             try:
                 reply = self.model(request)
             except ModelFailure as failure:
                 reason = str(failure)
             except ErrorInReply as error:
-                if family_of(alias) == "claude":
+                if module.family_of(alias) == "claude":
                     return ModelReply("", 0, 0)
-                raise self._refused(str(error), TECHNICAL_APOLOGY) from None
+                raise self._refused(str(error), module.TECHNICAL_APOLOGY) from None
             else:
-                return measured(ModelReply(reply) if isinstance(reply, str) else reply, request)
+                return vendors.measured(ModelReply(reply) if isinstance(reply, str) else reply, request)
         raise self._refused(reason or "the model failed")
 
-    def _refused(self, reason: str, apology: str = NETWORK_APOLOGY) -> Apology:
+    def _refused(self, reason: str, apology: str = module.NETWORK_APOLOGY) -> Apology:
         self.refusals.append(reason)
         return Apology(apology)
 
@@ -400,11 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
         received = Received(fields, arrays, headers, str(self.command), self.path, size, self.client_address[0])
         self._send(simulator.answer(received))
 
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def do_HEAD(self) -> None:
-        self.do_POST()
+    do_GET = do_HEAD = do_POST  # noqa: N815 - the names are the standard library's
 
     def _send(self, response: CannedResponse) -> None:
         body = response.body.encode() if isinstance(response.body, str) else response.body

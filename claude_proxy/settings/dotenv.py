@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from claude_proxy.errors import SettingsError
+from claude_proxy.settings.values import explain_unreadable
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
 
@@ -24,7 +25,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        reason = explain_unreadable(error)
         raise SettingsError(f"{path} cannot be read: {reason}. Correct it, or move it away.") from None
     variables = {}
     for number, line in enumerate(text.splitlines(), start=1):

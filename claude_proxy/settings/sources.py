@@ -6,23 +6,27 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.dotenv import read_dotenv
 from claude_proxy.settings.table import TABLE, Setting, Settings
-from claude_proxy.settings.toml_file import (
-    DEFAULT_SERVER,
+from claude_proxy.settings.toml_file import ConfigFile, parse_config
+from claude_proxy.settings.toml_settings import (
+    PASSWORD,
     SECTIONS,
-    Document,
+    find_exposed,
     read_aliases,
-    read_document,
     read_models,
+    read_servers,
+    read_setting,
 )
-from claude_proxy.settings.toml_settings import PASSWORD, check_servers, document_value, find_exposed, read_servers
+from claude_proxy.settings.values import explain_unreadable
+
+_Layers: TypeAlias = Mapping[str, Mapping[str, str]]
+"""Sources in words, the first one first, and the variables that each sets."""
 
 CONFIG_VARIABLE = "CLAUDE_PROXY_CONFIG"
 CONFIG_FILE = "claude-proxy.toml"
@@ -72,48 +76,48 @@ def load_with_sources(
     Raises:
         SettingsError: a setting is missing or malformed, or a file cannot be read.
     """
-    layers: list[tuple[str, Mapping[str, str]]] = [("the command line", given or {}), ("the environment", environ)]
-    document = Document(CONFIG_FILE)
-    if folder:
-        dotenv = read_dotenv(folder / ".env")
-        layers.append((str(folder / ".env"), dotenv))
-        named = _named_file(given or {}, environ, dotenv, folder)
-        document = _read_config_file(named or folder / CONFIG_FILE, must_be=bool(named))
-    document.check_names((), [*(setting.field for setting in TABLE), *SECTIONS])
+    given = given or {}
+    dotenv = read_dotenv(folder / ".env") if folder else {}
+    layers = {"the command line": given, "the environment": environ, str((folder or Path()) / ".env"): dotenv}
+    file = _read_config_file(folder, _named_file(given, environ, dotenv, folder)) if folder else ConfigFile(CONFIG_FILE)
+    file.check_names((), [*(setting.field for setting in TABLE), *SECTIONS])
+    values, sources = _read_table(layers, file)
+    values["servers"] = read_servers(file, values["redcap_api_url"], values.get("redcap_api_token"))
+    model_map, model_servers = read_models(file, values["servers"])
+    if model_map and "model_map" in file.data:
+        raise file.fault(("model_map",), "model_map and [models] say the same. Keep [models].")
+    if model_map and "model_map" not in values:
+        values |= {"model_map": model_map, "model_servers": model_servers}
+        sources["MODEL_MAP"] = file.place("models")
+    sources |= {f"[{name}]": file.place(name) for name in ("aliases", "servers") if name in file.data}
+    values["alias_facts"] = read_aliases(file)
+    return Settings(**values, exposed_file=find_exposed(file)), sources
+
+
+def _read_table(layers: _Layers, file: ConfigFile) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields of `Settings` that are set, and for each of `TABLE` its source in words."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for setting in TABLE:
         source, text = _find(setting, layers)
-        if not text and setting.field in document.data:
-            source, found = document.place(setting.field), document_value(setting, document)
+        if not text and setting.field in file.data:
+            source = file.place(setting.field)
+            values |= read_setting(file, setting)
         else:
-            found = _value(setting, text)
-        values |= found
+            values |= _parse(setting, text)
         sources[setting.name] = source or ("default" if setting.default else "not set")
-    model_map, model_servers = read_models(document, [setting.field for setting in TABLE])
-    if model_map and "model_map" in document.data:
-        raise document.fault(("model_map",), "model_map and [models] say the same. Keep [models].")
-    if model_map and "model_map" not in values:
-        values |= {"model_map": model_map, "model_servers": model_servers}
-        sources["MODEL_MAP"] = document.place("models")
-    values["alias_facts"] = read_aliases(document)
-    sources |= {f"[{name}]": document.place(name) for name in ("aliases", "servers") if name in document.data}
-    settings = Settings(**values)
-    servers = read_servers(document, settings)
-    check_servers(document, model_servers, [DEFAULT_SERVER, *servers])
-    return replace(settings, servers=servers, exposed_file=find_exposed(document)), sources
+    return values, sources
 
 
-def _find(setting: Setting, layers: Iterable[tuple[str, Mapping[str, str]]]) -> tuple[str, str]:
+def _find(setting: Setting, layers: _Layers) -> tuple[str, str]:
     """The first source that sets a setting, and its text; both are empty where there is none."""
     names = (setting.name.lower(), setting.name) if setting.shared else (setting.name,)
-    found = ((source, layer.get(name, "").strip()) for source, layer in layers for name in names)
+    found = ((source, layer.get(name, "").strip()) for source, layer in layers.items() for name in names)
     return next(((source, text) for source, text in found if text), ("", ""))
 
 
-def _value(setting: Setting, text: str) -> dict[str, Any]:
-    """The field and value that a setting's text stands for; nothing where it is unset."""
-    text = text or setting.default or ""
+def _parse(setting: Setting, text: str) -> dict[str, Any]:
+    """The field and value that a setting's text stands for; nothing where it is not set, nor must be."""
     if not text and setting.default is None:
         raise SettingsError(
             f"{setting.name} is not set. Put {setting.name}={setting.example} with your own value into .env "
@@ -147,12 +151,12 @@ def _named_file(
     return folder / said if said else None
 
 
-def _read_config_file(path: Path, *, must_be: bool) -> Document:
+def _read_config_file(folder: Path, named: Path | None) -> ConfigFile:
+    path = named or folder / CONFIG_FILE
     try:
-        return read_document(path.read_text(encoding="utf-8"), str(path))
+        return parse_config(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, FileNotFoundError) and not must_be:
-            return Document(str(path))
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        remedy = f"Correct {CONFIG_VARIABLE}, or the file." if must_be else "Correct it, or move it away."
-        raise SettingsError(f"{path} cannot be read: {reason}. {remedy}") from None
+        if isinstance(error, FileNotFoundError) and not named:
+            return ConfigFile(str(path))
+        remedy = f"Correct {CONFIG_VARIABLE}, or the file." if named else "Correct it, or move it away."
+        raise SettingsError(f"{path} cannot be read: {explain_unreadable(error)}. {remedy}") from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from claude_proxy.settings.toml_file import DEFAULT_SERVER, AliasFacts
+from claude_proxy.settings.alias_facts import AliasFacts
 from claude_proxy.settings.values import (
     Secret,
     alias_patterns,
@@ -32,6 +32,9 @@ from claude_proxy.settings.values import (
     whole_number,
     word,
 )
+
+DEFAULT_SERVER = "default"
+"""The name of the server that REDCAP_API_URL and its like describe."""
 
 
 class Server(NamedTuple):
@@ -296,25 +299,21 @@ class Settings:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to tell whoever starts the proxy, once, a sentence or two each."""
-        openly = (
-            "REDCAP_API_URL begins with http://, so the token and all that is asked and answered can be read on the "
-            "way. Use https:// if REDCap offers it."
-        )
-        servers = (
-            f"The url of [servers.{name}] begins with http://, so its token and all that is asked and answered can be "
-            "read on the way. Use https:// if that REDCap offers it."
-            for name, server in self.servers.items()
-            if _is_open(server.url)
-        )
-        exposed = (
-            f"{self.exposed_file} holds a token or a password, and other users of this machine can read it: run "
-            f"chmod 600 {self.exposed_file}"
-        )
-        return (
-            *([openly] if self.token_travels_openly else []),
-            *servers,
-            *([exposed] if self.exposed_file else []),
-        )
+        openly = "so {} token and all that is asked and answered can be read on the way. Use https:// if"
+        found = []
+        if self.token_travels_openly:
+            found.append(f"REDCAP_API_URL begins with http://, {openly.format('the')} REDCap offers it.")
+        for name, server in self.servers.items():
+            if _is_open(server.url):
+                found.append(
+                    f"The url of [servers.{name}] begins with http://, {openly.format('its')} that REDCap offers it."
+                )
+        if self.exposed_file:
+            found.append(
+                f"{self.exposed_file} holds a token or a password, and other users of this machine can read it: run "
+                f"chmod 600 {self.exposed_file}"
+            )
+        return tuple(found)
 
 
 def _is_open(url: str) -> bool:

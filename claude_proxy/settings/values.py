@@ -60,7 +60,7 @@ def token(text: str) -> Secret:
 
 def digests(text: str) -> frozenset[str]:
     """The digests in a file: one a line, in hexadecimal; what follows it is a remark."""
-    lines = [line.split("#")[0].split() for line in read_file(Path(text), "a file that can be read").splitlines()]
+    lines = [line.split("#")[0].split() for line in _read_file(Path(text), "a file that can be read").splitlines()]
     digests = [words[0].lower() for words in lines if words]
     for number, words in enumerate(lines, start=1):
         if words and not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
@@ -68,13 +68,6 @@ def digests(text: str) -> frozenset[str]:
     if not digests:
         raise ValueError("the file lists nobody, so nobody could use the proxy")
     return frozenset(digests)
-
-
-def host(text: str) -> str:
-    """A host name or an IP address."""
-    if not re.fullmatch(r"[A-Za-z0-9.:_-]+", text):
-        raise ValueError("it must be a host name or an IP address")
-    return text
 
 
 def port(text: str) -> int:
@@ -118,28 +111,30 @@ def proxy_address(text: str) -> Secret:
     return Secret(printable(text))
 
 
-def word(text: str) -> str:
-    """One word."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
-        raise ValueError("it must be one word of letters, digits, _, . and -")
-    return text
+def matching(pattern: str, rule: str) -> Callable[[str], str]:
+    """A parser of text of one form."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"it must be {rule}")
+        return text
+
+    return parse
+
+
+host = matching("[A-Za-z0-9.:_-]+", "a host name or an IP address")
+word = matching("[A-Za-z0-9_.-]+", "one word of letters, digits, _, . and -")
+
+
+_YES, _NO = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no", "off", "0"})
 
 
 def switch(text: str) -> bool:
     """True or false, in any of the usual words."""
-    values = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    if text.lower() not in values:
+    word = text.lower()
+    if word not in {*_YES, *_NO}:
         raise ValueError("it must be true or false")
-    return values[text.lower()]
+    return word in _YES
 
 
 def seconds(minimum: float, maximum: float) -> Callable[[str], float]:
@@ -174,7 +169,7 @@ def model_map(text: str) -> Mapping[str, str]:
     source = (
         text
         if text.lstrip().startswith("{")
-        else read_file(Path(text), "JSON that starts with {, or a file that can be read")
+        else _read_file(Path(text), "JSON that starts with {, or a file that can be read")
     )
     try:
         table = tomllib.loads(source) if text.endswith(".toml") else json.loads(source)
@@ -195,10 +190,14 @@ def alias_patterns(text: str) -> Mapping[str, bool]:
     return {word.lstrip("!"): not word.startswith("!") for word in sorted(words, key=lambda word: word[0] != "!")}
 
 
-def read_file(path: Path, rule: str) -> str:
+def _read_file(path: Path, rule: str) -> str:
     """The text of a file that a setting names; `rule` is what the setting must be."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ValueError(f"it must be {rule} ({reason})") from None
+        raise ValueError(f"it must be {rule} ({explain_unreadable(error)})") from None
+
+
+def explain_unreadable(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file could not be read as text."""
+    return getattr(error, "strerror", None) or "it is not UTF-8 text"

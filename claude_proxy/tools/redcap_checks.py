@@ -28,8 +28,7 @@ from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat import form
 from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError
-from claude_proxy.settings.table import Settings
-from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.settings.table import DEFAULT_SERVER, Settings
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome, new_id
 from claude_proxy.shell.upstream.client import Upstream, Waiter
 from claude_proxy.tools import model_table

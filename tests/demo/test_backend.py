@@ -12,7 +12,9 @@ from urllib.error import HTTPError
 
 import pytest
 
-from claude_proxy.demo.simulator import ErrorInReply, ModelFailure, ModelReply, ModelRequest, openai_backend
+from claude_proxy.demo.backend import openai_backend
+from claude_proxy.demo.model import ErrorInReply, ModelFailure, ModelRequest
+from claude_proxy.demo.simulator import ModelReply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,20 +9,10 @@ import pytest
 
 from claude_proxy.demo import pages
 from claude_proxy.demo.form import sort_fields
-from claude_proxy.demo.simulator import (
-    FATAL,
-    NETWORK_APOLOGY,
-    PUBLISHED_ALIASES,
-    TECHNICAL_APOLOGY,
-    CannedResponse,
-    ErrorInReply,
-    ModelFailure,
-    ModelReply,
-    ModelRequest,
-    Received,
-    ServerSettings,
-    Simulator,
-)
+from claude_proxy.demo.model import ErrorInReply, ModelFailure, ModelRequest
+from claude_proxy.demo.module import NETWORK_APOLOGY, PUBLISHED_ALIASES, TECHNICAL_APOLOGY, ServerSettings
+from claude_proxy.demo.pages import FATAL, CannedResponse
+from claude_proxy.demo.simulator import ModelReply, Received, Simulator
 
 FIELDS = {
     "token": "0123456789ABCDEF0123456789ABCDEF",

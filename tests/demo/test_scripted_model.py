@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from claude_proxy.demo.scripted_model import INTRODUCTION, Call, read_request, scripted_model
-from claude_proxy.demo.simulator import ModelRequest
+from claude_proxy.demo.model import ModelRequest
+from claude_proxy.demo.scripted_model import INTRODUCTION, Step, read_request, scripted_model
 
 SYSTEM = (
     "You are an agent.\nPrimary working directory: /home/ann\n"
@@ -15,23 +15,23 @@ SYSTEM = (
 )
 
 
-def bash(command: str) -> Call:
-    return Call("Bash", {"command": command})
+def bash(command: str) -> Step:
+    return Step("Bash", {"command": command})
 
 
-def read(path: str) -> Call:
-    return Call("Read", {"file_path": path})
+def read(path: str) -> Step:
+    return Step("Read", {"file_path": path})
 
 
-def write(path: str, content: str) -> Call:
-    return Call("Write", {"file_path": path, "content": content})
+def write(path: str, content: str) -> Step:
+    return Step("Write", {"file_path": path, "content": content})
 
 
-def edit(path: str, old: str, new: str) -> Call:
-    return Call("Edit", {"file_path": path, "old_string": old, "new_string": new})
+def edit(path: str, old: str, new: str) -> Step:
+    return Step("Edit", {"file_path": path, "old_string": old, "new_string": new})
 
 
-REQUESTS: list[tuple[str, list[Call]]] = [
+REQUESTS: list[tuple[str, list[Step]]] = [
     ("list files", [bash("ls -A")]),
     ("List the files in src.", [bash("ls -A src")]),
     ("list all files in the current directory", [bash("ls -A")]),
@@ -64,7 +64,7 @@ REQUESTS: list[tuple[str, list[Call]]] = [
 
 
 @pytest.mark.parametrize(("text", "calls"), REQUESTS, ids=[text[:30] for text, _ in REQUESTS])
-def test_requests_are_read_as_calls(text: str, calls: list[Call]) -> None:
+def test_requests_are_read_as_calls(text: str, calls: list[Step]) -> None:
     assert read_request(text) == calls
 
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import PATIENCE
 
-from claude_proxy.demo import simulator as sim
-from claude_proxy.demo.simulator import CannedResponse, ModelReply, ModelRequest, Received, Simulator
+from claude_proxy.demo import form, pages
+from claude_proxy.demo.model import ModelRequest
+from claude_proxy.demo.pages import CannedResponse
+from claude_proxy.demo.simulator import ModelReply, Received, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +64,7 @@ def urlencoded(fields: dict[str, str]) -> tuple[str, bytes]:
 @pytest.mark.parametrize("value", TEXTS)
 def test_forms_carry_text_whole(encode: Any, value: str) -> None:
     fields = {"before": "1", "text": value, "after": "2"}
-    assert dict(sim.read_form(*encode(fields))) == fields
+    assert dict(form.read_form(*encode(fields))) == fields
 
 
 def test_forms_as_other_clients_write_them() -> None:
@@ -71,13 +73,13 @@ def test_forms_as_other_clients_write_them() -> None:
         b'1\r\n--B\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\nupload\r\n'
         b'--B\r\nContent-Disposition: form-data; name="bad"\r\n\r\n\xff\r\n--B--\r\nepilogue'
     )
-    assert list(sim.read_form("Multipart/Form-Data; charset=utf-8; boundary=B", body)) == [
+    assert list(form.read_form("Multipart/Form-Data; charset=utf-8; boundary=B", body)) == [
         ("a", "1"),
         ("bad", "\udcff"),
     ]
-    assert list(sim.read_form("application/json", b'{"token":"x"}')) == []
-    assert list(sim.read_form("multipart/form-data", body)) == []
-    assert list(sim.read_form("", b"a=1")) == []
+    assert list(form.read_form("application/json", b'{"token":"x"}')) == []
+    assert list(form.read_form("multipart/form-data", body)) == []
+    assert list(form.read_form("", b"a=1")) == []
 
 
 @contextmanager
@@ -140,14 +142,14 @@ def test_the_missing_slash_is_answered_with_a_redirect() -> None:
         assert post(connection, content_type, body, path="/elsewhere/")[0] == 404
         connection.request("GET", "/api/")
         response = connection.getresponse()
-        assert (response.status, response.read()) == (200, str(sim.LOGIN_PAGE.body).encode())
+        assert (response.status, response.read()) == (200, str(pages.LOGIN_PAGE.body).encode())
         connection.request("HEAD", "/api/")
         response = connection.getresponse()
         assert (response.status, response.read()) == (200, b"")
 
 
 def test_interception() -> None:
-    answers = iter([sim.SINGLE_SIGN_ON, CannedResponse(503, b"\xff", "x/y", {"Retry-After": "5"}), None])
+    answers = iter([pages.SINGLE_SIGN_ON, CannedResponse(503, b"\xff", "x/y", {"Retry-After": "5"}), None])
     with connected(Simulator(Script(), intercept=lambda _: next(answers))) as connection:
         connection.request("POST", "/api/", b"")
         response = connection.getresponse()
@@ -160,7 +162,7 @@ def test_interception() -> None:
 
 
 def test_the_firewall_refuses_tags_and_commands() -> None:
-    simulator = Simulator(Script(), intercept=sim.web_application_firewall)
+    simulator = Simulator(Script(), intercept=pages.web_application_firewall)
     for text_, status in (("if a < b: pass", 200), ("<invoke name=", 403), ("</p>", 403), ("then rm -rf /", 403)):
         assert simulator.answer(Received(FIELDS | {"system": text_})).status == status
 

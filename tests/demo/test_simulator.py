@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from claude_proxy.demo import simulator as sim
-from claude_proxy.demo.simulator import (
-    NETWORK_APOLOGY,
-    REPHRASE_APOLOGY,
-    CannedResponse,
-    ModelFailure,
-    ModelReply,
-    ModelRequest,
-    Received,
-    Simulator,
-)
+from claude_proxy.demo import pages, php
+from claude_proxy.demo.model import ModelFailure, ModelRequest
+from claude_proxy.demo.module import NETWORK_APOLOGY, REPHRASE_APOLOGY
+from claude_proxy.demo.pages import CannedResponse
+from claude_proxy.demo.simulator import ModelReply, Received, Simulator
 
 if TYPE_CHECKING:
     pass
@@ -180,15 +174,15 @@ PARTS = [{"type": "text", "text": "hello"}]
 
 @pytest.mark.parametrize("model", ["gpt-4o", "claude", "o1"])
 def test_an_array_in_the_first_message_is_fatal_unless_a_system_text_stands_before_it(model: str) -> None:
-    assert call(model=model, messages=turns(PARTS), system="") == sim.FATAL
-    assert call(model=model, messages=turns(PARTS), without="system") == sim.FATAL
+    assert call(model=model, messages=turns(PARTS), system="") == pages.FATAL
+    assert call(model=model, messages=turns(PARTS), without="system") == pages.FATAL
     assert text(model=model, messages=turns("a", "b", PARTS), system="") == "hi"
     assert text(model=model, messages=turns(PARTS)) == "hi"
-    assert (sim.FATAL.status, sim.FATAL.body) == (500, "")
+    assert (pages.FATAL.status, pages.FATAL.body) == (500, "")
 
 
 def test_a_system_field_that_is_no_string_is_fatal() -> None:
-    assert Simulator(Script()).answer(Received(FIELDS, {"system": ["a", "b"]})) == sim.FATAL
+    assert Simulator(Script()).answer(Received(FIELDS, {"system": ["a", "b"]})) == pages.FATAL
 
 
 @pytest.mark.parametrize("messages", ["", "[]", "{}", "null", "5", '"a"', "[", "hello", '["\udcff"]'])
@@ -294,7 +288,7 @@ def test_entities_are_decoded_once(written: str, read: str | None, alias: str) -
 def test_the_table_of_entities_is_that_of_html_4() -> None:
     names = [f"&{name};" for name in name2codepoint]
     assert len(names) == 252
-    assert all(len(sim.html_entity_decode(name)) == 1 for name in names)
+    assert all(len(php.html_entity_decode(name)) == 1 for name in names)
 
 
 def test_decoding_can_be_off() -> None:
@@ -334,8 +328,8 @@ def test_json_of_claude_aliases_is_looked_into(written: str, read: str) -> None:
 
 @pytest.mark.parametrize("written", ['{"content":{"a":1}}', '{"message":["a"]}', '{"content":[{"type":"text"}]}'])
 def test_an_extracted_array_that_holds_something_is_fatal(written: str) -> None:
-    assert call(written, model="claude") == sim.FATAL
-    assert call(f"```json\n{written}\n```", model="gpt-4o") == sim.FATAL
+    assert call(written, model="claude") == pages.FATAL
+    assert call(f"```json\n{written}\n```", model="gpt-4o") == pages.FATAL
     assert call(written, model="gpt-4o").status == 200
 
 

@@ -24,7 +24,7 @@ from claude_agent_sdk import (
 from claude_code import calls, environment, invoke
 from conftest import TOKEN, Proxy, Redcap
 
-from claude_proxy.demo.simulator import text_of
+from claude_proxy.demo.model import text_of
 
 pytestmark = pytest.mark.e2e
 

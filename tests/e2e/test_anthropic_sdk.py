@@ -18,8 +18,9 @@ from conftest import PROMPT, TOKEN, Proxy, Redcap, StartProxy
 from pydantic import BaseModel
 from small_files import PDF, PNG
 
-from claude_proxy.demo import simulator as sim
-from claude_proxy.demo.simulator import ModelReply, text_of
+from claude_proxy.demo import pages
+from claude_proxy.demo.model import text_of
+from claude_proxy.demo.simulator import ModelReply
 
 if TYPE_CHECKING:
     from anthropic.types import MessageParam, ThinkingConfigParam, ToolParam, ToolResultBlockParam
@@ -558,7 +559,7 @@ def test_what_is_not_there(client: anthropic.Anthropic) -> None:
 
 @in_all_ways
 def test_a_limit_of_redcaps_is_passed_on(redcap: Redcap, proxy: Proxy, way: str) -> None:
-    redcap.intercept = lambda _: sim.CannedResponse(429, "Slow down.", sim.HTML)
+    redcap.intercept = lambda _: pages.CannedResponse(429, "Slow down.", pages.HTML)
     with pytest.raises(anthropic.RateLimitError) as caught:
         ask(proxy, way)
     assert caught.value.type == "rate_limit_error"
@@ -567,7 +568,7 @@ def test_a_limit_of_redcaps_is_passed_on(redcap: Redcap, proxy: Proxy, way: str)
 
 def test_the_sdk_tries_again_what_may_pass(redcap: Redcap, proxy: Proxy) -> None:
     """The first answer of REDCap is a gateway's; the SDK waits and asks once more."""
-    failures = iter([sim.BAD_GATEWAY])
+    failures = iter([pages.BAD_GATEWAY])
     redcap.intercept = lambda _: next(failures, None)
     redcap.queue("Yes.")
     with anthropic.Anthropic(api_key=TOKEN, base_url=proxy.url, max_retries=1) as client:
@@ -582,7 +583,7 @@ def test_what_only_anthropics_servers_can_do_is_refused_by_name(proxy: Proxy, wa
 
 
 def test_what_redcap_did_is_no_fault_of_the_clients(redcap: Redcap, start_proxy: StartProxy) -> None:
-    redcap.intercept = lambda _: sim.BAD_GATEWAY
+    redcap.intercept = lambda _: pages.BAD_GATEWAY
     with sdk(start_proxy()) as client:
         assert type(failure(client)) is anthropic.InternalServerError
     redcap.close()

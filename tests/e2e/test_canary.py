@@ -26,7 +26,8 @@ from typing import Any, Protocol
 import pytest
 from conftest import NOTHING, PATIENCE, Gate, Proxy, Redcap, Response, StartProxy, Wire, eventually, read_events
 
-from claude_proxy.demo.simulator import CannedResponse, ModelReply
+from claude_proxy.demo.pages import CannedResponse
+from claude_proxy.demo.simulator import ModelReply
 from claude_proxy.shell.observe.journal import Journal, Record
 from claude_proxy.shell.proxy.exchange import Exchange, PreparedRequest
 

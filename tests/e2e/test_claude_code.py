@@ -20,8 +20,8 @@ from claude_code import NO_EXTRAS, Session, calls, invoke, run_claude, start_cla
 from conftest import PATIENCE, TOKEN, Gate, Proxy, Redcap, StartProxy
 from small_files import PDF_BYTES, PNG, PNG_BYTES
 
+from claude_proxy.demo.model import ModelRequest, text_of
 from claude_proxy.demo.scripted_model import scripted_model
-from claude_proxy.demo.simulator import ModelRequest, text_of
 
 pytestmark = pytest.mark.e2e
 

@@ -19,7 +19,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from small_files import PDF_BYTES, PNG_BYTES
 
-from claude_proxy.demo.simulator import ModelRequest, text_of
+from claude_proxy.demo.model import ModelRequest, text_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

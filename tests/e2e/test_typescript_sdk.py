@@ -13,8 +13,9 @@ from conftest import TOKEN, Proxy, Redcap, StartProxy
 from small_files import PNG
 from typescript_sdk import FOLDER, node_with_sdk
 
-from claude_proxy.demo import simulator as sim
-from claude_proxy.demo.simulator import ModelReply, text_of
+from claude_proxy.demo import pages
+from claude_proxy.demo.model import text_of
+from claude_proxy.demo.simulator import ModelReply
 
 pytestmark = pytest.mark.e2e
 
@@ -175,12 +176,12 @@ def test_failures(redcap: Redcap, typescript: TypeScript, way: str) -> None:
 
 @in_both_ways
 def test_redcaps_own_limit(redcap: Redcap, typescript: TypeScript, way: str) -> None:
-    redcap.intercept = lambda _: sim.CannedResponse(429, "Slow down.", sim.HTML)
+    redcap.intercept = lambda _: pages.CannedResponse(429, "Slow down.", pages.HTML)
     assert typescript.fail(way)[:3] == ("RateLimitError", 429, "rate_limit_error")
 
 
 def test_the_sdk_tries_again_what_may_pass(redcap: Redcap, typescript: TypeScript) -> None:
-    redcap.intercept = lambda _: sim.CannedResponse(429, "Slow down.", sim.HTML, {"Retry-After": "1"})
+    redcap.intercept = lambda _: pages.CannedResponse(429, "Slow down.", pages.HTML, {"Retry-After": "1"})
     assert typescript.fail("create", retries=1)[1] == 429
     assert len(redcap.requests) == 2
 

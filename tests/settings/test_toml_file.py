@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from claude_proxy.errors import SettingsError
+from claude_proxy.settings.alias_facts import AliasFacts
 from claude_proxy.settings.sources import config_path, load, load_with_sources
 from claude_proxy.settings.table import TABLE, Server, Settings
-from claude_proxy.settings.toml_file import AliasFacts, read_document
+from claude_proxy.settings.toml_file import parse_config
 from claude_proxy.settings.values import Secret
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,13 +89,13 @@ PLACES = [
 @pytest.mark.parametrize(("keys", "line"), PLACES, ids=[".".join(keys) for keys, _ in PLACES])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_where_a_key_stands(keys: tuple[str, ...], line: int, end: str) -> None:
-    assert read_document(LINES.replace("\n", end), "f").place(*keys) == f"f, line {line}"
+    assert parse_config(LINES.replace("\n", end), "f").place(*keys) == f"f, line {line}"
 
 
 def test_what_is_not_there_stands_nowhere() -> None:
-    document = read_document("\ufeffa = 1\n", "f")
-    assert document.place("a") == "f, line 1"
-    assert document.place("b") == document.place() == "f"
+    file = parse_config("\ufeffa = 1\n", "f")
+    assert file.place("a") == "f, line 1"
+    assert file.place("b") == file.place() == "f"
 
 
 BAD_SYNTAX = [
@@ -162,7 +163,7 @@ BAD: list[tuple[str, int, str]] = [
     ("[models]\na = ''", 2, "'a' must lead to an alias"),
     ("[models]\na = { server = 'x' }", 2, "'a' must lead to an alias"),
     ("[models]\na = { alias = 'x', serve = 'x' }", 2, "is no name of a setting in [models.a]. Did you mean server?"),
-    ("[models]\na = { alias = 'x', server = 1 }", 2, "server must be the name of a server"),
+    ("[models]\na = { alias = 'x', server = 1 }", 2, "there is no server 1; there are default."),
     ("[models]\na = { alias = 'x', server = 'lab' }", 2, "there is no server 'lab'; there are default."),
     ("[models]\ngpt-4.1 = 'x'", 2, "A name with a dot, a blank or a * stands in quotes."),
     ("[models]\nlog_level = 'debug'", 2, "log_level is a setting, and stands below [models]. Move it above"),

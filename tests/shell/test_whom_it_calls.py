@@ -20,7 +20,7 @@ from typing import Any
 
 from conftest import PATIENCE, PROMPT, TOKEN, Redcap, Response, Wire, message_request
 
-from claude_proxy.demo.simulator import CannedResponse
+from claude_proxy.demo.pages import CannedResponse
 
 ROOT = Path(__file__).parents[2]
 

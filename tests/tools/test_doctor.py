@@ -17,16 +17,9 @@ import pytest
 import trustme
 from conftest import COLLEAGUES_TOKEN, PATIENCE, TOKEN, Redcap, StartProxy
 
-from claude_proxy.demo.simulator import (
-    LOGIN_PAGE,
-    MAINTENANCE_PAGE,
-    SINGLE_SIGN_ON,
-    CannedResponse,
-    ModelFailure,
-    ModelRequest,
-    Received,
-    text_of,
-)
+from claude_proxy.demo.model import ModelFailure, ModelRequest, text_of
+from claude_proxy.demo.pages import LOGIN_PAGE, MAINTENANCE_PAGE, SINGLE_SIGN_ON, CannedResponse
+from claude_proxy.demo.simulator import Received
 from claude_proxy.settings.table import Server, Settings
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.server.connections import explain_listening

@@ -18,7 +18,8 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from claude_proxy.errors import InvalidRequest
-from claude_proxy.settings.toml_file import DEFAULT_SERVER, AliasFacts, Family, Tokenizer
+from claude_proxy.settings.alias_facts import AliasFacts, Family, Tokenizer
+from claude_proxy.settings.table import DEFAULT_SERVER
 
 T = TypeVar("T")
 

@@ -46,7 +46,7 @@ from claude_proxy.core.messages.content import (
 from claude_proxy.core.prompt import armour, instructions
 from claude_proxy.core.steps import Marked, Runner
 from claude_proxy.errors import InvalidRequest
-from claude_proxy.settings.toml_file import Family, Tokenizer
+from claude_proxy.settings.alias_facts import Family, Tokenizer
 
 Side: TypeAlias = Literal["user", "assistant"]
 Part: TypeAlias = str | Image | Document

@@ -3,7 +3,7 @@
 A `Record` has no field that could hold a prompt, a reply, a file name or a credential, so no line, page or metric made
 from it can. Routes are the table's own names, not the client's path; the alias is recorded, and the client's name for
 the model only where it is one of the table's. The memory is bounded: what runs, the last hundred, an hour of minutes,
-and sums whose labels come from closed sets. Who wants to see it takes a `Activity`, which nothing changes any more.
+and sums whose labels come from closed sets. To look at it, take an `Activity`: a copy that no longer changes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from operator import attrgetter
-from typing import Literal, TextIO, TypeAlias
+from typing import Literal, NamedTuple, TextIO, TypeAlias
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 _LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
@@ -36,8 +36,10 @@ BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 
 
 KEPT = 100
 MINUTES = 60
-_MOST_CLIENTS = 1000
-_MOST_ALIASES = 200  # a configured table has a handful; the bound is for one that is made by a program
+MOST_CLIENTS = 1000
+MOST_ALIASES = 200
+"""A configured table has a handful; the bound is for one that is made by a program."""
+
 # Failures that come from REDCap or the model. A refused token and a 413 do only after the alias was chosen.
 _UPSTREAM = frozenset(
     {"UpstreamUnreachable", "UpstreamMisconfigured", "UpstreamTimeout", "RateLimited", "ModelOverloaded"}
@@ -51,28 +53,20 @@ class Record:
 
     Attributes:
         request_id: as the client was told it.
-        session: Claude Code's id of the session, if the client sent one.
-        agent: Claude Code's id of the agent within it, likewise.
+        session: Claude Code's id of the session, if the client sent one; `agent` is that of the agent within it.
         trace_id: the W3C trace that the request belongs to, likewise.
         client: on a shared proxy a keyed hash of the client's token.
         route: the name of the route, such as `POST /v1/messages`.
         status: the HTTP status; 499 for a client that went away.
         model: the client's name for the model, where it is one of the table's.
         alias: the SecureChatAI alias that was asked.
-        stream: whether the response streams.
-        input_tokens: as reported to the client.
-        output_tokens: as reported to the client.
-        calls: how many tool calls the reply made.
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
-        slips: in how many edits a slip of the pen was mended.
+        slips: how many edits had a slip of the pen that was mended.
         ignored: how many fields, keys and betas of the request were let pass unread.
         mended: how many of its calls had no result, or results no call.
-        second_ask_error: the class of the failure that ended the asking again.
-        stop_reason: as reported to the client.
-        error: the class of the failure.
-        first_byte: seconds until the response began.
-        seconds: seconds until it was complete.
+        second_ask_error: the class of the failure that ended the asking again; `error` that of the request's.
+        first_byte: seconds until the response began; `seconds` until it was complete.
     """
 
     request_id: str
@@ -113,38 +107,19 @@ class Record:
 # --- what can be seen -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """A request for a message that is being answered. Times are Unix seconds, here and below."""
 
-    request_id: str
     since: float
-    model: str | None
-    alias: str | None
-    stream: bool
-    phase: Phase
+    record: Record
+    phase: Phase = "preparing"
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A request that was answered; the attributes are those of `Record`."""
+class Finished(NamedTuple):
+    """A request that was answered, and when."""
 
     at: float
-    request_id: str
-    route: str
-    status: int
-    model: str | None
-    alias: str | None
-    stream: bool | None
-    input_tokens: int | None
-    output_tokens: int | None
-    calls: int | None
-    repairs: int | None
-    continuations: int | None
-    error: str | None
-    first_byte: float | None
-    seconds: float
-    has_failed: bool
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -183,30 +158,48 @@ Requests: TypeAlias = tuple[str, int, str]  # route, status, alias; an alias tha
 Times: TypeAlias = tuple[str, str]  # route, alias
 
 
-@dataclass(frozen=True)
+@dataclass
 class Totals:
-    """Sums since the start."""
+    """Sums since the start: by alias, or by what the name says."""
 
-    requests: Mapping[Requests, int]
-    durations: Mapping[Times, Histogram]
-    first_bytes: Mapping[Times, Histogram]
-    input_tokens: Mapping[str, int]
-    output_tokens: Mapping[str, int]
-    calls: Mapping[str, int]
-    repairs: Mapping[str, int]
-    continuations: Mapping[str, int]
-    slips: Mapping[str, int]
-    upstream_failures: Mapping[str, int]
-    disconnects: int
-    client_requests: Mapping[str, int]
-    client_tokens: Mapping[str, int]
+    requests: Counter[Requests] = field(default_factory=Counter)
+    durations: dict[Times, Histogram] = field(default_factory=dict)
+    first_bytes: dict[Times, Histogram] = field(default_factory=dict)
+    input_tokens: Counter[str] = field(default_factory=Counter)
+    output_tokens: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
+    continuations: Counter[str] = field(default_factory=Counter)
+    slips: Counter[str] = field(default_factory=Counter)
+    upstream_failures: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(sorted(_UPSTREAM), 0)))
+    disconnects: int = 0
+    client_requests: Counter[str] = field(default_factory=Counter)
+    client_tokens: Counter[str] = field(default_factory=Counter)
+
+    def copy(self) -> Totals:
+        """The sums of this moment."""
+        return Totals(*(copy(getattr(self, each.name)) for each in fields(self)))
+
+    def add(self, record: Record, alias: str) -> None:
+        """Count a request that has been answered, under the label of its alias."""
+        self.requests[record.route, record.status, alias] += 1
+        self.disconnects += record.status == CLIENT_CLOSED_REQUEST
+        if not record.is_quiet:
+            times = (record.route, alias)
+            self.durations[times] = self.durations.get(times, Histogram()) + record.seconds
+            if record.first_byte is not None:
+                self.first_bytes[times] = self.first_bytes.get(times, Histogram()) + record.first_byte
+        for name in ("input_tokens", "output_tokens", "calls", "repairs", "continuations", "slips"):
+            if amount := getattr(record, name):
+                getattr(self, name)[alias] += amount
+        if record.alias is not None:
+            self.upstream_failures.update(_UPSTREAM.intersection((record.error, record.second_ask_error)))
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What the journal knows at one moment; `revision` tells whether two of them differ."""
+    """What the journal knows at one moment."""
 
-    revision: int
     now: float
     started: float
     running: tuple[Running, ...]
@@ -222,68 +215,33 @@ class Activity:
 
 # --- the memory -------------------------------------------------------------------------------------------------------
 
-_SUMS = ("input_tokens", "output_tokens", "calls", "repairs", "continuations", "slips")
-_FIELDS = tuple(each.name for each in fields(Record))
-_values = attrgetter(*_FIELDS)
-_values_to_keep = attrgetter(*(each.name for each in fields(Finished) if each.name != "at"))
-
 
 @dataclass
 class _Memory:
     """What the journal keeps; its lock is held for each change and each look, and for nothing that can wait."""
 
     started: float
-    revision: int = 0
-    running: dict[str, tuple[Record, float, Phase]] = field(default_factory=dict)  # the time is when it began
+    most_aliases: int
+    running: dict[str, Running] = field(default_factory=dict)
     finished: deque[Finished] = field(default_factory=lambda: deque(maxlen=KEPT))
     minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=MINUTES))
-    requests: Counter[Requests] = field(default_factory=Counter)
-    durations: dict[Times, Histogram] = field(default_factory=dict)
-    first_bytes: dict[Times, Histogram] = field(default_factory=dict)
-    sums: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _SUMS})
-    upstream_failures: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(sorted(_UPSTREAM), 0)))
-    disconnects: int = 0
-    client_requests: Counter[str] = field(default_factory=Counter)
-    client_tokens: Counter[str] = field(default_factory=Counter)
-    aliases: set[str] = field(default_factory=set)
+    totals: Totals = field(default_factory=Totals)
+    aliases: set[str] = field(default_factory=lambda: {""})
+    clients: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def finish(self, record: Record, now: float) -> None:
         """Remember a request that has been answered."""
-        alias = self._label(record.alias)
-        self.requests[record.route, record.status, alias] += 1
-        self.disconnects += record.status == CLIENT_CLOSED_REQUEST
+        alias = "other" if record.alias == UNMAPPED else _label(record.alias or "", self.aliases, self.most_aliases + 1)
+        self.totals.add(record, alias)
         if not record.is_quiet:
-            times = (record.route, alias)
-            self.durations[times] = self.durations.get(times, Histogram()) + record.seconds
-            if record.first_byte is not None:
-                self.first_bytes[times] = self.first_bytes.get(times, Histogram()) + record.first_byte
-            self.finished.appendleft(Finished(now, *_values_to_keep(record)))
-        for name, sums in self.sums.items():
-            if amount := getattr(record, name):
-                sums[alias] += amount
-        if record.alias is not None:
-            for failure in _UPSTREAM.intersection((record.error, record.second_ask_error)):
-                self.upstream_failures[failure] += 1
+            self.finished.appendleft(Finished(now, record))
         if record.route == MESSAGES:
             self._note_minute(record, now)
-            if record.client is not None:
-                self._note_client(record.client, (record.input_tokens or 0) + (record.output_tokens or 0))
-
-    def _note_client(self, client: str, tokens: int) -> None:
-        """Count for a client; beyond the bound, which only made-up tokens reach, all are one."""
-        if client not in self.client_requests and len(self.client_requests) >= _MOST_CLIENTS:
-            client = "other"
-        self.client_requests[client] += 1
-        self.client_tokens[client] += tokens
-
-    def _label(self, alias: str | None) -> str:
-        if alias is None:
-            return ""
-        if alias == UNMAPPED or (alias not in self.aliases and len(self.aliases) >= _MOST_ALIASES):
-            return "other"
-        self.aliases.add(alias)
-        return alias
+            if record.client is not None:  # only made-up tokens reach the bound
+                client = _label(record.client, self.clients, MOST_CLIENTS)
+                self.totals.client_requests[client] += 1
+                self.totals.client_tokens[client] += (record.input_tokens or 0) + (record.output_tokens or 0)
 
     def _note_minute(self, record: Record, now: float) -> None:
         begins = now - now % 60
@@ -310,19 +268,13 @@ class _Memory:
         begins = (running - 60 * back for back in reversed(range(MINUTES)))
         return tuple(known.get(each, Minute(each)) for each in begins)
 
-    def totals(self) -> Totals:
-        """A copy of the sums."""
-        sums = {name: dict(counts) for name, counts in self.sums.items()}
-        return Totals(
-            requests=dict(self.requests),
-            durations=dict(self.durations),
-            first_bytes=dict(self.first_bytes),
-            upstream_failures=dict(self.upstream_failures),
-            disconnects=self.disconnects,
-            client_requests=dict(self.client_requests),
-            client_tokens=dict(self.client_tokens),
-            **sums,
-        )
+
+def _label(name: str, known: set[str], most: int) -> str:
+    """A name as a label; beyond the bound, "other"."""
+    if name not in known and len(known) >= most:
+        return "other"
+    known.add(name)
+    return name
 
 
 class Journal:
@@ -335,6 +287,7 @@ class Journal:
         out: TextIO | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        most_aliases: int = MOST_ALIASES,
     ) -> None:
         """Write to `out` (standard error) what is at least of a level, in `text` or `json` form.
 
@@ -343,13 +296,14 @@ class Journal:
             form: `text` or `json`.
             out: where the lines go.
             clock: Unix seconds.
+            most_aliases: how many aliases are labels of their own; the sums of all further ones are one.
         """
         self.set_level(level)
         self._form = form
         self._out = out or sys.stderr
         self._clock = clock
         self._lock = threading.Lock()
-        self._memory = _Memory(clock())
+        self._memory = _Memory(clock(), most_aliases)
 
     def set_level(self, level: str) -> None:
         """Write from now on what is at least of a level."""
@@ -359,46 +313,35 @@ class Journal:
 
     def begin(self, record: Record) -> None:
         """Remember that a request for a message is being answered, until its line is written."""
-        since = self._clock()
         with self._memory.lock:
-            self._memory.running[record.request_id] = (record, since, "preparing")
-            self._memory.revision += 1
+            self._memory.running[record.request_id] = Running(self._clock(), record)
 
     def set_phase(self, request_id: str, phase: Phase) -> None:
         """Note what a running request has come to."""
         with self._memory.lock:
             if found := self._memory.running.get(request_id):
-                record, since, _ = found
-                self._memory.running[request_id] = (record, since, phase)
-                self._memory.revision += 1
+                self._memory.running[request_id] = found._replace(phase=phase)
 
     def request(self, record: Record) -> None:
-        """Write the line of a finished request, and remember it."""
-        now = self._clock()
+        """Write the line of a finished request, and remember it; nobody changes the record any more."""
         with self._memory.lock:
             self._memory.running.pop(record.request_id, None)
-            self._memory.finish(record, now)
-            self._memory.revision += not record.is_quiet
+            self._memory.finish(record, self._clock())
         level: Level = "warning" if record.status >= 500 else "debug" if record.is_quiet else "info"
-        known = zip(_FIELDS, _values(record), strict=True)
-        self._write(level, "request", {name: value for name, value in known if value is not None})
+        known = {each.name: getattr(record, each.name) for each in fields(record)}
+        self._write(level, "request", {name: value for name, value in known.items() if value is not None})
 
     def snapshot(self) -> Activity:
         """What is known now."""
         now, memory = self._clock(), self._memory
         with memory.lock:
-            running = tuple(
-                Running(record.request_id, since, record.model, record.alias, bool(record.stream), phase)
-                for record, since, phase in memory.running.values()
-            )
             return Activity(
-                revision=memory.revision,
                 now=now,
                 started=memory.started,
-                running=running,
+                running=tuple(each._replace(record=copy(each.record)) for each in memory.running.values()),
                 finished=tuple(memory.finished),
                 minutes=memory.last_hour(now),
-                totals=memory.totals(),
+                totals=memory.totals.copy(),
             )
 
     # --- lines --------------------------------------------------------------------------------------------------------

@@ -63,13 +63,16 @@ def _number(value: float) -> str:
 
 # --- the families -----------------------------------------------------------------------------------------------------
 
-_BY_ALIAS = (  # name, attribute of `Totals`, explanation
-    ("input_tokens", "input_tokens", "Tokens read, as reported to clients."),
-    ("output_tokens", "output_tokens", "Tokens written, as reported to clients."),
-    ("tool_calls", "calls", "Tool calls read from replies."),
-    ("repairs", "repairs", "Replies that could not be used and were asked for once more."),
-    ("continuations", "continuations", "Replies that were cut off and continued."),
-    ("slips", "slips", "Edits in which a slip of the pen was mended."),
+_COUNTERS = (  # name, attribute of `Totals`, label, explanation
+    ("input_tokens", "input_tokens", "alias", "Tokens read, as reported to clients."),
+    ("output_tokens", "output_tokens", "alias", "Tokens written, as reported to clients."),
+    ("tool_calls", "calls", "alias", "Tool calls read from replies."),
+    ("repairs", "repairs", "alias", "Replies that could not be used and were asked for once more."),
+    ("continuations", "continuations", "alias", "Replies that were cut off and continued."),
+    ("slips", "slips", "alias", "Edits in which a slip of the pen was mended."),
+    ("upstream_failures", "upstream_failures", "class", "Failures of REDCap or of a model."),
+    ("client_requests", "client_requests", "client", "Requests for messages, by client of a shared proxy."),
+    ("client_tokens", "client_tokens", "client", "Tokens in and out, by client of a shared proxy."),
 )
 
 
@@ -91,23 +94,15 @@ def _families(snapshot: Activity) -> Iterator[_Family]:
     )
     yield _histogram("request_duration_seconds", "Seconds until a response was complete.", totals.durations)
     yield _histogram("first_byte_seconds", "Seconds until a response began.", totals.first_bytes)
-    for name, attribute, explanation in _BY_ALIAS:
-        yield _counter(name, explanation, "alias", getattr(totals, attribute))
-    yield _counter("upstream_failures", "Failures of REDCap or of a model.", "class", totals.upstream_failures)
-    yield _counter(
-        "client_requests", "Requests for messages, by client of a shared proxy.", "client", totals.client_requests
-    )
-    yield _counter("client_tokens", "Tokens in and out, by client of a shared proxy.", "client", totals.client_tokens)
-    yield _counter("client_disconnects", "Requests whose client went away.", "", {"": totals.disconnects})
+    for name, attribute, label, explanation in _COUNTERS:
+        samples = tuple(("_total", {label: key}, count) for key, count in getattr(totals, attribute).items())
+        yield _Family(name, "counter", explanation, samples)
+    explanation = "Requests whose client went away."
+    yield _Family("client_disconnects", "counter", explanation, (("_total", {}, totals.disconnects),))
 
 
 def _gauge(name: str, explanation: str, value: float, labels: _Labels | None = None) -> _Family:
     return _Family(name, "gauge", explanation, (("", labels or {}, value),))
-
-
-def _counter(name: str, explanation: str, label: str, counts: Mapping[str, int]) -> _Family:
-    samples = tuple(("_total", {label: key} if label else {}, count) for key, count in counts.items())
-    return _Family(name, "counter", explanation, samples)
 
 
 def _histogram(name: str, explanation: str, histograms: Mapping[Times, Histogram]) -> _Family:

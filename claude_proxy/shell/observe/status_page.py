@@ -17,19 +17,20 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from html import escape
 from importlib import resources
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.health import Health
 from claude_proxy.core.aliases.mapping import choose_alias, label, offered_models
-from claude_proxy.settings.table import Settings, is_loopback
-from claude_proxy.settings.toml_file import DEFAULT_SERVER
-from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, Activity, Finished, Minute, Running
+from claude_proxy.settings.table import DEFAULT_SERVER, Settings, is_loopback
+from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, Activity, Finished, Minute, Record
+from claude_proxy.shell.server import access
 
 _SIGN_OF_LIFE = 15.0  # seconds after which a feed says something even if there is nothing new
 _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - names nobody in particular
@@ -87,15 +88,13 @@ def refusal(headers: Mapping[str, str], peer: str, settings: Settings) -> Refusa
 
 
 def _offered(headers: Mapping[str, str]) -> list[str]:
-    """The credentials that a request carries: a bearer token, the password of a browser, an `x-api-key`."""
+    """The credentials that a request carries; from a browser, which asks its user, the password."""
     scheme, _, text = headers.get("authorization", "").partition(" ")
-    credential = text.strip() if scheme.lower() == "bearer" else ""
+    password = ""
     if scheme.lower() == "basic":
-        try:
-            credential = base64.b64decode(text, validate=True).decode().partition(":")[2]
-        except ValueError:
-            credential = ""
-    return [each for each in (credential, headers.get("x-api-key", "").strip()) if each]
+        with suppress(ValueError):
+            password = base64.b64decode(text, validate=True).decode().partition(":")[2]
+    return [*([password] if password else []), *access.credentials(headers)]
 
 
 def _names_this_machine(host: str, listen_host: str) -> bool:
@@ -167,20 +166,14 @@ def _hash(element: str) -> str:
 @functools.cache
 def headers() -> Mapping[str, str]:
     """The response headers of the page."""
-    policy = {
-        "default-src": "'none'",
-        "style-src": _hash("style"),
-        "script-src": _hash("script"),
-        "connect-src": "'self'",
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-        "frame-ancestors": "'none'",
-    }
+    policy = (
+        f"default-src 'none'; style-src {_hash('style')}; script-src {_hash('script')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
     return {
         "content-type": "text/html; charset=utf-8",
         "cache-control": "no-store",
-        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "content-security-policy": policy,
         "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
         "referrer-policy": "no-referrer",
@@ -244,7 +237,7 @@ def parts(site: SiteFacts, snapshot: Activity) -> dict[str, str]:
         "charts": _charts(snapshot.minutes),
         "running": _running(snapshot),
         "aliases": _aliases(site),
-        "finished": _requests(snapshot.finished),
+        "finished": _finished_requests(snapshot.finished),
     }
 
 
@@ -274,105 +267,106 @@ def _figures(snapshot: Activity) -> str:
     return "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in figures.items())
 
 
+# Tables: the headings of the columns, and the classes of their cells: l aligns to the left, m is for names of models,
+# n keeps a cell on one line, w gives it the whole width of a phone.
+_RUNNING = {"Since": "l n", "Model → alias": "l m", "Phase": "l", "Stream": "l", "For": "n"}
+_ALIASES = {
+    "Alias": "l n",
+    "Model names": "l m",
+    "State": "l",
+    "Last answer": "n",
+    "Latency": "n",
+    "Failures in a row": "",
+}
+_FINISHED = {
+    "Time": "l n",
+    "Model → alias": "l m",
+    "Status": "l",
+    "Duration": "n",
+    "First byte": "n",
+    **dict.fromkeys(("Tokens in", "Tokens out", "Calls", "Repairs", "Continued"), ""),
+}
+_Cell: TypeAlias = str | tuple[str, str]  # HTML, and classes that the cell has besides those of its column
+
+
 def _running(snapshot: Activity) -> str:
     rows = [
-        _row(
-            _time(each.since),
-            _cell("Model", _model(each), "l m"),
-            _cell("Phase", each.phase, "l"),
-            _cell("Stream", "stream" if each.stream else "", "l"),
-            _cell("For", seconds_text(max(snapshot.now - each.since, 0.0), whole=True), "n"),
+        (
+            _clock(since),
+            _model(record),
+            phase,
+            "stream" if record.stream else "",
+            seconds_text(max(snapshot.now - since, 0.0), whole=True),
         )
-        for each in snapshot.running
+        for since, record, phase in snapshot.running
     ]
-    columns = ("Since", "Model → alias", "Phase", "Stream", "For")
-    return (
-        _table("Requests that are being answered", columns, rows, left=4, is_plain=True)
-        or '<p class="none">Nothing at the moment.</p>'
-    )
+    return _table("Requests that are being answered", _RUNNING, rows, empty="Nothing at the moment.", is_plain=True)
 
 
 def _aliases(site: SiteFacts) -> str:
-    rows = []
-    for each in site.aliases:
-        failures = each.health.failures
-        state = "not asked yet" if not failures else "has not answered"
-        if each.answered_at is not None:
-            state = "answers" if not failures else "answered before"
-        kind = "bad" if failures else "good" if each.answered_at is not None else ""
-        rows.append(
-            _row(
-                f'<th scope="row" class="l n"><b>{escape(each.name)}</b></th>',
-                _cell("Model", escape(", ".join(each.models)), "l m"),
-                _cell("State", state, f"l {kind}"),
-                _cell("Last answer", "" if each.answered_at is None else _clock(each.answered_at), "n"),
-                _cell("Latency", seconds_text(each.health.latency) if each.health.has_answered else "", "n"),
-                _cell("Failures in a row", _count(failures)),
-            )
-        )
-    columns = ("Alias", "Model names", "State", "Last answer", "Latency", "Failures in a row")
-    return _table("SecureChatAI's names for models, and how they fare", columns, rows, left=3, is_plain=True)
-
-
-def _requests(finished: Sequence[Finished]) -> str:
     rows = [
-        _row(
-            _time(each.at),
-            _cell("Model", _model(each), "l m"),
-            _status(each),
-            _cell("Duration", seconds_text(each.seconds), "n"),
-            _cell("First byte", "" if each.first_byte is None else seconds_text(each.first_byte), "n"),
-            _cell("Tokens in", _count(each.input_tokens)),
-            _cell("Tokens out", _count(each.output_tokens)),
-            _cell("Calls", _count(each.calls)),
-            _cell("Repairs", _count(each.repairs)),
-            _cell("Continued", _count(each.continuations)),
+        (
+            f"<b>{escape(each.name)}</b>",
+            escape(", ".join(each.models)),
+            _state(each),
+            "" if each.answered_at is None else _clock(each.answered_at),
+            seconds_text(each.health.latency) if each.health.has_answered else "",
+            _count(each.health.failures),
         )
-        for each in finished
+        for each in site.aliases
     ]
-    columns = (
-        "Time",
-        "Model → alias",
-        "Status",
-        "Duration",
-        "First byte",
-        "Tokens in",
-        "Tokens out",
-        "Calls",
-        "Repairs",
-    )
+    return _table("SecureChatAI's names for models, and their state", _ALIASES, rows, empty="None.", is_plain=True)
+
+
+def _state(alias: AliasHealth) -> _Cell:
+    if alias.health.failures:
+        return ("has not answered" if alias.answered_at is None else "answered before"), "bad"
+    return "not asked yet" if alias.answered_at is None else ("answers", "good")
+
+
+def _finished_requests(finished: Sequence[Finished]) -> str:
+    rows = [
+        (
+            _clock(at),
+            _model(record) or escape(record.route.removeprefix("POST ")),
+            _status(record),
+            seconds_text(record.seconds),
+            "" if record.first_byte is None else seconds_text(record.first_byte),
+            *map(_count, (record.input_tokens, record.output_tokens)),
+            *map(_count, (record.calls, record.repairs, record.continuations)),
+        )
+        for at, record in finished
+    ]
     zone = datetime.fromtimestamp(finished[0].at).astimezone().tzname() if finished else ""
-    table = _table(f"The newest first; times are {escape(zone or 'local')}", (*columns, "Continued"), rows, left=3)
-    return table or '<p class="none">None yet.</p>'
+    return _table(f"The newest first; times are {escape(zone or 'local')}", _FINISHED, rows, empty="None yet.")
 
 
-def _table(caption: str, columns: Sequence[str], rows: Sequence[str], *, left: int, is_plain: bool = False) -> str:
-    """A table; nothing where it has no rows. The first columns are aligned to the left.
+def _table(
+    caption: str, columns: Mapping[str, str], rows: Sequence[Sequence[_Cell]], *, empty: str, is_plain: bool = False
+) -> str:
+    """A table, or a word where it has no rows.
 
     The caption of a plain table is for those only who cannot see what is above it.
     """
     if not rows:
-        return ""
-    heads = (f'<th scope="col"{_class("l" if place < left else "")}>{name}</th>' for place, name in enumerate(columns))
-    head, body = "".join(heads), "\n".join(rows)
+        return f'<p class="none">{empty}</p>'
+    heads = (f'<th scope="col"{_class("l" if "l" in classes else "")}>{name}</th>' for name, classes in columns.items())
+    head, body = "".join(heads), "\n".join(_row(columns, cells) for cells in rows)
     title = f"<caption{_class('unseen' if is_plain else '')}>{caption}</caption>"
     return f"<table>{title}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
 
 
-def _row(*cells: str) -> str:
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cell(label: str, text: str, classes: str = "") -> str:
-    return f'<td data-label="{label}"{_class(classes)}>{text}</td>'
+def _row(columns: Mapping[str, str], cells: Sequence[_Cell]) -> str:
+    html = ""
+    for place, ((name, classes), cell) in enumerate(zip(columns.items(), cells, strict=True)):
+        text, more = (cell, "") if isinstance(cell, str) else cell
+        opening, tag = (f'td data-label="{name}"', "td") if place else ('th scope="row"', "th")
+        html += f"<{opening}{_class(f'{classes} {more}')}>{text}</{tag}>"
+    return f"<tr>{html}</tr>"
 
 
 def _class(names: str) -> str:
     return f' class="{names.strip()}"' if names.strip() else ""
-
-
-def _time(at: float) -> str:
-    return f'<th scope="row" class="l n">{_clock(at)}</th>'
 
 
 def _clock(at: float) -> str:
@@ -380,19 +374,19 @@ def _clock(at: float) -> str:
     return f'<time datetime="{moment.isoformat(timespec="seconds")}">{moment:%H:%M:%S}</time>'
 
 
-def _model(request: Running | Finished) -> str:
-    """`name → alias`; the route for what asks no alias."""
-    if request.alias is None:
-        return escape(request.route.removeprefix("POST ")) if isinstance(request, Finished) else ""
-    name = f"{escape(request.model)} → " if request.model else ""
-    return f"{name}<b>{escape(request.alias)}</b>"
+def _model(record: Record) -> str:
+    """`name → alias`; nothing where no alias was asked."""
+    if record.alias is None:
+        return ""
+    name = f"{escape(record.model)} → " if record.model else ""
+    return f"{name}<b>{escape(record.alias)}</b>"
 
 
-def _status(request: Finished) -> str:
-    if request.status == CLIENT_CLOSED_REQUEST:
-        return _cell("Status", "client left", "l w")
-    text = f"{request.status} {escape(request.error or '')}".strip()
-    return _cell("Status", text, "l w bad" if request.has_failed else "l")
+def _status(record: Record) -> _Cell:
+    if record.status == CLIENT_CLOSED_REQUEST:
+        return "client left", "w"
+    text = f"{record.status} {escape(record.error or '')}".strip()
+    return (text, "w bad") if record.has_failed else text
 
 
 def _count(number: int | None) -> str:
@@ -426,59 +420,54 @@ def _ago(seconds: float) -> str:
 
 _HEIGHT = 64
 _STEP, _BAR = 4, 3  # the width of a minute, and of its bar
+_Bars: TypeAlias = Sequence[tuple[float, float]]
+"""For each minute where its bar begins, and how high it is."""
 
 
 def _charts(minutes: Sequence[Minute]) -> str:
     answered, failures = sum(each.answered for each in minutes), sum(each.failures for each in minutes)
     average = sum(each.seconds for each in minutes) / max(answered, 1)
     longest = max((each.longest for each in minutes), default=0.0)
-    of_requests = [(each.answered, each.failures) for each in minutes]
-    most = max(map(sum, of_requests), default=0)
+    most = max((each.answered + each.failures for each in minutes), default=0)
+    times = f"{seconds_text(average)} on average, the longest {seconds_text(longest)}" if answered else "–"
     read, written = [each.input_tokens for each in minutes], [each.output_tokens for each in minutes]
+    good, bad = [(0, each.answered) for each in minutes], [(each.answered, each.failures) for each in minutes]
     return "".join(
         (
-            _chart("Requests a minute", f"at most {most}; {failures} failed", _stacked(of_requests)),
+            _chart("Requests a minute", f"at most {most}; {failures} failed", {"a": good, "f": bad}),
             _chart(
                 "Time for an answer",
-                f"{seconds_text(average)} on average, the longest {seconds_text(longest)}" if answered else "–",
-                _overlaid([(each.average if each.answered else 0.0, each.longest) for each in minutes]),
+                times,
+                {"b": [(0, each.longest) for each in minutes], "a": [(0, each.average) for each in minutes]},
             ),
-            _chart("Tokens read a minute", f"{sum(read):,} in the last hour", _stacked([(each, 0) for each in read])),
+            _chart("Tokens read a minute", f"{sum(read):,} in the last hour", {"a": [(0, each) for each in read]}),
             _chart(
-                "Tokens written a minute",
-                f"{sum(written):,} in the last hour",
-                _stacked([(each, 0) for each in written]),
+                "Tokens written a minute", f"{sum(written):,} in the last hour", {"a": [(0, each) for each in written]}
             ),
         )
     )
 
 
-def _chart(title: str, summary: str, drawing: str) -> str:
-    """A chart; its words say what its picture shows, so that one may do without the picture."""
+def _chart(title: str, summary: str, layers: Mapping[str, _Bars]) -> str:
+    """A chart; its words say what its picture shows, so that one may do without the picture.
+
+    Args:
+        title: what it shows.
+        summary: the same in words.
+        layers: bars by the class of their colour; later ones cover earlier ones.
+    """
     width = _STEP * 60
+    scale = _HEIGHT / (max((base + height for bars in layers.values() for base, height in bars), default=0) or 1)
+    drawing = "".join(f'<path class="{name}" d="{_path(bars, scale)}"/>' for name, bars in layers.items())
     return (
         f"<figure><figcaption>{title}<span>{summary}</span></figcaption>"
         f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg></figure>'
     )
 
 
-def _stacked(values: Sequence[tuple[float, float]]) -> str:
-    scale = _HEIGHT / max(1, max(map(sum, values), default=0))
-    lower = _bars((0.0, low * scale) for low, _ in values)
-    upper = _bars((low * scale, high * scale) for low, high in values)
-    return f'<path class="a" d="{lower}"/><path class="f" d="{upper}"/>'
-
-
-def _overlaid(values: Sequence[tuple[float, float]]) -> str:
-    scale = _HEIGHT / max(0.001, max((high for _, high in values), default=0.0))
-    behind, before = (_bars((0.0, pair[place] * scale) for pair in values) for place in (1, 0))
-    return f'<path class="b" d="{behind}"/><path class="a" d="{before}"/>'
-
-
-def _bars(values: Iterable[tuple[float, float]]) -> str:
-    """The path of bars, one a minute: from where each begins, and how high it is."""
+def _path(bars: _Bars, scale: float) -> str:
     return "".join(
-        f"M{place * _STEP} {_HEIGHT - base:.1f}v{-height:.1f}h{_BAR}v{height:.1f}z"
-        for place, (base, height) in enumerate(values)
+        f"M{place * _STEP} {_HEIGHT - base * scale:.1f}v{-height * scale:.1f}h{_BAR}v{height * scale:.1f}z"
+        for place, (base, height) in enumerate(bars)
         if height > 0
     )

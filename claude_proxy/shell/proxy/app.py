@@ -41,8 +41,6 @@ _EVENT_STREAM = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
-_LOOK_UP = 1.0  # seconds between looks at whether the proxy is being stopped, or has news
-_MOST_WATCHERS = 20  # of the status page; each is a thread
 
 
 class RequestContext:
@@ -100,10 +98,22 @@ Handler: TypeAlias = Callable[[RequestContext], None]
 class App:
     """The application: the Messages API in front of one REDCap."""
 
-    def __init__(self, exchange: Exchange, journal: Journal) -> None:
+    def __init__(
+        self, exchange: Exchange, journal: Journal, *, look_interval: float = 1.0, max_watchers: int = 20
+    ) -> None:
+        """Answer by means of an exchange.
+
+        Args:
+            exchange: what asks REDCap.
+            journal: what is told of every request.
+            look_interval: seconds between looks at whether the proxy is being stopped, or has news.
+            max_watchers: how many status pages may be kept up to date at once; each takes a thread.
+        """
         self._exchange = exchange
         self._journal = journal
-        self._watchers = threading.Semaphore(_MOST_WATCHERS)
+        self._look_interval = look_interval
+        self._max_watchers = max_watchers
+        self._watchers = threading.Semaphore(max_watchers)
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/": {"HEAD": self._probe, "GET": self._root},
             "/api/hello": {"HEAD": self._probe, "GET": self._probe},
@@ -198,7 +208,7 @@ class App:
         Raises:
             AuthenticationFailed: there is no credential, or not the one that the proxy was given.
         """
-        offered = _credentials(context.request.headers)
+        offered = access.credentials(context.request.headers)
         if not offered:
             raise AuthenticationFailed(
                 "The request carries no credential. Set ANTHROPIC_AUTH_TOKEN to your REDCap API token."
@@ -249,7 +259,7 @@ class App:
         if not self._may_look(context):
             return
         if not self._watchers.acquire(blocking=False):
-            raise ProxyOverloaded(f"{_MOST_WATCHERS} status pages are open already. Close one, or reload this one.")
+            raise ProxyOverloaded(f"{self._max_watchers} status pages are open already. Close one, or reload this one.")
         try:
             with suppress(ClientGone):  # a page that is closed has had what it wanted
                 self._feed(context)
@@ -266,7 +276,7 @@ class App:
             if context.request.is_stopping():
                 break
             client.attend()
-            time.sleep(_LOOK_UP)
+            time.sleep(self._look_interval)
         context.response.end_stream()
 
     def _may_look(self, context: RequestContext) -> bool:
@@ -307,28 +317,30 @@ class App:
         if prepared.request.stream:
             self._stream(context, prepared, token)
         else:
-            outcome = self._ask(context, prepared, token, self._waiter(context))
+            outcome = self._ask(context, prepared, token)
             context.respond_json(message_json(outcome.message))
 
-    def _ask(self, context: RequestContext, prepared: PreparedRequest, token: str, waiter: Waiter) -> Outcome:
-        """Ask, and let the journal follow."""
+    def _ask(
+        self,
+        context: RequestContext,
+        prepared: PreparedRequest,
+        token: str,
+        tick: Callable[[float], float] = lambda _: math.inf,
+    ) -> Outcome:
+        """Ask, as long as the client waits and the proxy may, and let the journal follow."""
+
+        def watch(elapsed: float) -> float:
+            context.request.raise_if_stopped()
+            return min(tick(elapsed), elapsed + self._look_interval)
 
         def note(phase: Phase) -> None:
             self._journal.set_phase(context.record.request_id, phase)
 
+        waiter = Waiter(limit=context.settings.upstream_timeout, client=context.request.connection, tick=watch)
         outcome = self._exchange.ask(prepared, token, context.message_id, waiter, note)
         _note(context.record, outcome)
         note("answering")
         return outcome
-
-    def _waiter(self, context: RequestContext, tick: Callable[[float], float] = lambda _: math.inf) -> Waiter:
-        """Who waits for REDCap on behalf of a request, as long as its client does and the proxy may."""
-
-        def watch(elapsed: float) -> float:
-            context.request.raise_if_stopped()
-            return min(tick(elapsed), elapsed + _LOOK_UP)
-
-        return Waiter(limit=context.settings.upstream_timeout, client=context.request.connection, tick=watch)
 
     def _stream(self, context: RequestContext, prepared: PreparedRequest, token: str) -> None:
         stream = events.EventStream(
@@ -345,7 +357,7 @@ class App:
                 context.send(event)
             return stream.due
 
-        outcome = self._ask(context, prepared, token, self._waiter(context, tick))
+        outcome = self._ask(context, prepared, token, tick)
         *first, last = stream.finish(outcome.message)
         for event in first:
             context.send(event)
@@ -425,10 +437,3 @@ def _note(record: Record, outcome: Outcome) -> None:
     record.slips = outcome.slips or None
     record.second_ask_error = outcome.second_ask_error
     record.stop_reason = message.stop_reason
-
-
-def _credentials(headers: Mapping[str, str]) -> list[str]:
-    """The credentials a request carries: a bearer token, and an `x-api-key`."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return [credential for credential in (bearer, headers.get("x-api-key", "").strip()) if credential]

@@ -35,9 +35,9 @@ _Entry: TypeAlias = tuple[Any, int, float]
 class Cache:
     """The results of steps, of which there is only so much, by their arguments. Threads share it.
 
-    `_lock` guards all that changes: `_entries`, in the order in which they were last asked for, their `_weight` taken
-    together, `_capacity` and `_now`. It is held for a look or a change, never while a step runs: two threads that want
-    the same at the same time both find it out, and the first one's result is kept.
+    `_lock` guards all that changes: `_entries`, in the order in which they were last asked for, `weight` (about the
+    bytes that they take together), `_capacity` and `_now`. It is held for a look or a change, never while a step runs:
+    two threads that want the same at the same time both find it out, and the first one's result is kept.
     """
 
     def __init__(self, capacity: int, now: float) -> None:
@@ -49,7 +49,7 @@ class Cache:
         """
         self._lock = threading.Lock()
         self._entries: dict[Hashable, _Entry] = {}
-        self._weight = 0
+        self.weight = 0
         self._capacity = capacity
         self._now = now
 
@@ -79,7 +79,7 @@ class Cache:
             if key in self._entries or weight > self._capacity:
                 return
             self._entries[key] = result, weight, self._now
-            self._weight += weight
+            self.weight += weight
             self._shrink()
 
     def _shrink(self) -> None:
@@ -88,10 +88,10 @@ class Cache:
         while self._entries:
             key = next(iter(self._entries))
             _, weight, used = self._entries[key]
-            if self._weight <= self._capacity and used >= idle:
+            if self.weight <= self._capacity and used >= idle:
                 return
             del self._entries[key]
-            self._weight -= weight
+            self.weight -= weight
 
     def allow(self, capacity: int) -> None:
         """Change how much may be kept."""
@@ -111,11 +111,6 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def weight(self) -> int:
-        """About the bytes that are taken."""
-        return self._weight
 
 
 def _key(argument: object) -> Hashable:

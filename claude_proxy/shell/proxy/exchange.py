@@ -20,13 +20,11 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
 from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import edit_mending
-from claude_proxy.core.reply.ask_loop import Ask, answer_nothing, ask_for_reply, callable_tools, drive
-from claude_proxy.core.reply.read import Reply
+from claude_proxy.core.reply.ask_loop import Ask, Asked, Asks, answer_nothing, ask_for_reply, callable_tools, drive
 from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.core.securechat.form import encode_form, form_fields, form_type
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
-from claude_proxy.settings.table import Settings
-from claude_proxy.settings.toml_file import DEFAULT_SERVER
+from claude_proxy.settings.table import DEFAULT_SERVER, Settings
 from claude_proxy.shell.observe.journal import Phase
 from claude_proxy.shell.proxy.cache import Cache
 from claude_proxy.shell.upstream.call_queue import CallQueue
@@ -178,20 +176,15 @@ class Exchange:
         request = parse_request(body, rules, count_only=count_only, run=run)
         choice = mapping.choose_alias(request.model, *snapshot.settings.model_rules)
         settings = snapshot.settings.at(choice.server)
-        armoured = settings.redcap_decodes_entities
-        prepared = render.prepare(request, choice.alias, armoured=armoured, run=run)
-        estimated = prepared.tokens
+        prepared = render.prepare(request, choice.alias, armoured=settings.redcap_decodes_entities, run=run)
         media = tokens.estimate_media(prepared.prompt.media)
         correction = self._corrections.get(choice.label, Correction())
+        upstream = snapshot.upstreams[_key_of(settings)]
         return PreparedRequest(
-            request,
-            choice,
-            settings,
-            snapshot.upstreams[_key_of(settings)],
-            prepared.prompt,
-            estimated,
-            input_tokens=correction.apply(estimated) + media,
-            most_tokens=correction.apply_cautiously(estimated) + media,
+            *(request, choice, settings, upstream, prepared.prompt),
+            estimated=prepared.tokens,
+            input_tokens=correction.apply(prepared.tokens) + media,
+            most_tokens=correction.apply_cautiously(prepared.tokens) + media,
             vocabulary=prepared.vocabulary,
             traceparent=traceparent,
         )
@@ -223,14 +216,6 @@ class Exchange:
             raise PromptTooLong(prepared.most_tokens, alias.window)
         if request.max_tokens == 0:
             return Outcome(answer_nothing(request, message_id, prepared.input_tokens))
-        asks = ask_for_reply(
-            request,
-            alias,
-            prepared.prompt,
-            lambda: new_id("toolu"),
-            armoured=prepared.settings.redcap_decodes_entities,
-            vocabulary=prepared.vocabulary if len(callable_tools(request)) == len(request.tools) else None,
-        )
 
         def send(ask: Ask) -> Answer:
             if ask.number == 1:  # all asks after the first share a time limit of their own
@@ -242,33 +227,17 @@ class Exchange:
         with self._queue.take(token, waiter):
             note("asking")
             waiter.renew(prepared.settings.upstream_timeout)
-            asked = drive(asks, send)
-        read = asked.reply
-        content, mended = _for_client(request, read)
-        message = Message(
-            message_id, request.model, content, read.stop_reason, asked.usage, read.stop_sequence, request.extras
-        )
-        return Outcome(message, asked.repairs, asked.continuations, mended, asked.failure)
+            asked = drive(_asks(prepared), send)
+        return _outcome(request, asked, message_id)
 
     def _send(self, prepared: PreparedRequest, ask: Ask, token: str, waiter: Waiter, *, boundary: str) -> Answer:
-        """Send one ask; the boundary is one that nobody could have put into the prompt.
+        """Send one ask, and remember how it went.
 
         Raises:
             ProxyError: REDCap or the model failed.
         """
-        settings = prepared.settings
-        form = _Form(prepared, ask, token, boundary)
         began = waiter.elapsed
-        trace = {"traceparent": prepared.traceparent} if prepared.traceparent else None
-        came = prepared.upstream.post(form_type(boundary), form.write, waiter, trace)
-        answer = read_answer(
-            came.status,
-            came.headers,
-            came.body,
-            url=settings.redcap_api_url,
-            prefix=settings.redcap_module_prefix,
-            sent_bytes=form.size,
-        )
+        answer = _post(prepared, ask, token, waiter, boundary)
         if answer.is_apology:
             raise self._explain_apology(prepared.choice)
         self._note_health(prepared.choice, lambda health: health.after_answer(time.monotonic(), waiter.elapsed - began))
@@ -316,33 +285,44 @@ class Exchange:
             return health
 
 
-class _Form:
-    """The form of one ask. It is written when it is sent, and not held while the model thinks.
+def _asks(prepared: PreparedRequest) -> Asks[Asked]:
+    """What is to be asked, one thing after the other."""
+    request = prepared.request
+    return ask_for_reply(
+        request,
+        prepared.choice.alias,
+        prepared.prompt,
+        lambda: new_id("toolu"),
+        armoured=prepared.settings.redcap_decodes_entities,
+        vocabulary=prepared.vocabulary if len(callable_tools(request)) == len(request.tools) else None,
+    )
 
-    Attributes:
-        size: bytes of the form as it was written last.
-    """
 
-    def __init__(self, prepared: PreparedRequest, ask: Ask, token: str, boundary: str) -> None:
-        self._prepared, self._ask, self._token, self._boundary = prepared, ask, token, boundary
-        self.size = 0
+def _post(prepared: PreparedRequest, ask: Ask, token: str, waiter: Waiter, boundary: str) -> Answer:
+    """Post one ask, in a form with a boundary that nobody could have put into the prompt."""
+    settings, own = prepared.settings, prepared.settings.redcap_api_token
+    size = 0
 
-    def write(self) -> bytes:
-        """The body of the POST."""
-        settings = self._prepared.settings
-        own = settings.redcap_api_token
+    def write() -> bytes:
+        """The form; it is written when it is sent, and not held while the model thinks."""
+        nonlocal size
         fields = form_fields(
-            self._ask.prompt,
-            token=own.reveal() if own else self._token,
+            ask.prompt,
+            token=own.reveal() if own else token,
             prefix=settings.redcap_module_prefix,
-            alias=self._prepared.choice.alias,
-            max_tokens=self._ask.max_tokens,
-            temperature=self._prepared.request.temperature,
-            top_p=self._prepared.request.top_p,
+            alias=prepared.choice.alias,
+            max_tokens=ask.max_tokens,
+            temperature=prepared.request.temperature,
+            top_p=prepared.request.top_p,
         )
-        body = encode_form(fields, self._boundary)
-        self.size = len(body)
+        body = encode_form(fields, boundary)
+        size = len(body)
         return body
+
+    trace = {"traceparent": prepared.traceparent} if prepared.traceparent else None
+    came = prepared.upstream.post(form_type(boundary), write, waiter, trace)
+    url, prefix = settings.redcap_api_url, settings.redcap_module_prefix
+    return read_answer(came.status, came.headers, came.body, url=url, prefix=prefix, sent_bytes=size)
 
 
 def _remember(known: dict[str, T], name: str, value: T) -> None:
@@ -366,17 +346,18 @@ def _find_upstreams(settings: Settings, known: Mapping[_UpstreamKey, Upstream]) 
     return {_key_of(site): known.get(_key_of(site)) or Upstream(site) for site in sites}
 
 
-def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...], int]:
-    """The content as the client wants it, and in how many edits a slip was mended.
+def _outcome(request: Request, asked: Asked, message_id: str) -> Outcome:
+    """The reply as the client wants it.
 
     Thinking is left out where the request does not allow it, unless the model has said nothing else.
     """
+    read = asked.reply
     blocks: list[ContentBlock] = []
-    mended = 0
+    slips = 0
     for block in read.content:
         if isinstance(block, ToolUse):
             arguments = edit_mending.mend_edit(block.input, lambda: edit_mending.shown_texts(request.messages))
-            mended += arguments is not None
+            slips += arguments is not None
             blocks.append(replace(block, input=arguments or block.input))
         elif not isinstance(block, Thinking):
             blocks.append(block)
@@ -384,4 +365,7 @@ def _for_client(request: Request, read: Reply) -> tuple[tuple[ContentBlock, ...]
             blocks.append(replace(block, thinking="") if request.hides_thinking else block)
     if not blocks and read.stop_sequence is None:
         blocks += [Text(block.thinking) for block in read.content if isinstance(block, Thinking)]
-    return tuple(blocks), mended
+    message = Message(
+        message_id, request.model, tuple(blocks), read.stop_reason, asked.usage, read.stop_sequence, request.extras
+    )
+    return Outcome(message, asked.repairs, asked.continuations, slips, asked.failure)

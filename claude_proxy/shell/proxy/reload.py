@@ -53,7 +53,8 @@ class Reloader:
         """
         self._path = path
         self._first = self._loaded = loaded
-        self._running = running
+        self._fixed = {name: getattr(running, name) for name in FIXED}
+        self._waiting: list[str] = []
         self._load = load
         self._adopt = adopt
         self._journal = journal
@@ -95,29 +96,25 @@ class Reloader:
         self._stamp = stamp
         return True
 
-    def reload(self) -> bool:
-        """Read the settings again and go by them; False, and all is as it was, where they are refused."""
+    def reload(self) -> None:
+        """Read the settings again and go by them; where they are refused, all stays as it was."""
         try:
             loaded = self._load()
-            kept = {name: getattr(self._running, name) for name in FIXED}
-            running = replace(loaded, **kept)
-            self._adopt(running)
+            self._adopt(replace(loaded, **self._fixed))
         except (SettingsError, OSError) as error:
             self._journal.notice("error", "settings refused, the old ones stay", reason=str(error))
-            return False
+            return
         changed = [name for name in _differences(self._loaded, loaded) if name not in FIXED]
         waiting = [name for name in _differences(self._first, loaded) if name in FIXED]
-        told = [name for name in _differences(self._first, self._loaded) if name in FIXED]
         warnings = set(loaded.warnings) - set(self._loaded.warnings)
-        self._loaded, self._running = loaded, running
+        is_news, self._loaded, self._waiting = waiting != self._waiting, loaded, waiting
         self._journal.notice("info", "settings read again", changed=_names(changed) or "nothing")
-        if waiting and waiting != told:
+        if waiting and is_news:
             self._journal.notice(
                 "warning", "restart the proxy for these settings to take effect", needed=_names(waiting)
             )
         for sentence in sorted(warnings):
             self._journal.notice("warning", sentence)
-        return True
 
 
 def _differences(before: Settings, after: Settings) -> list[str]:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Mapping
 from hashlib import sha256
 
 from claude_proxy.settings.table import Settings
 
 _PSEUDONYM_CHARACTERS = 12
 _KEY_OF_THIS_START = secrets.token_bytes(32)
+
+
+def credentials(headers: Mapping[str, str]) -> list[str]:
+    """The credentials that a request carries: a bearer token, and an `x-api-key`."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return [each for each in (bearer, headers.get("x-api-key", "").strip()) if each]
 
 
 def is_allowed(token: str, settings: Settings) -> bool:

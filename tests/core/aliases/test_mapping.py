@@ -15,9 +15,9 @@ from claude_proxy.core.aliases.mapping import (
     offered_models,
     read_page,
 )
-from claude_proxy.demo import simulator
+from claude_proxy.demo import module, simulator, vendors
 from claude_proxy.errors import InvalidRequest
-from claude_proxy.settings.toml_file import AliasFacts
+from claude_proxy.settings.alias_facts import AliasFacts
 
 BUILT_IN = [
     ("claude-haiku-4-5-20251001", "gpt-4o"),
@@ -146,14 +146,14 @@ def test_what_is_known_of_an_alias(name: str, family: str, window: int, max_outp
     assert (alias.name, alias.family, alias.window, alias.max_output) == (name, family, window, max_output)
 
 
-@pytest.mark.parametrize("name", simulator.ALIASES)
+@pytest.mark.parametrize("name", module.ALIASES)
 def test_the_pretend_module_agrees(name: str) -> None:
     alias = describe_alias(name)
     received = simulator.Received({"max_tokens": str(alias.max_output)})
-    request = simulator.model_request(name, [], received)
-    assert alias.family == simulator.family_of(name)
-    assert alias.window == simulator.context_window(name)
-    assert alias.max_output == simulator.reply_cap(request)
+    request = module.model_request(name, {}, received)
+    assert alias.family == module.family_of(name)
+    assert alias.window == vendors.context_window(name)
+    assert alias.max_output == vendors.reply_cap(request)
 
 
 @pytest.mark.parametrize("name", ["claude-haiku-4-5", "claude-sonnet-3-7", "claude-sonnet-3-5"])

@@ -32,7 +32,7 @@ from claude_proxy.core.calls.call import Call
 from claude_proxy.core.messages.content import Tool, ToolUse
 from claude_proxy.core.prompt.armour import armour
 from claude_proxy.core.reply.read import read_reply
-from claude_proxy.demo.simulator import process_reply
+from claude_proxy.demo.module import process_reply
 
 ALIASES = ("claude", "gpt-4o")
 

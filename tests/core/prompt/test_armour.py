@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.prompt.armour import armour
-from claude_proxy.demo.simulator import html_entity_decode
+from claude_proxy.demo.php import html_entity_decode
 
 ARMOURED = [
     pytest.param("int *p = &sum;", "int *p = &amp;sum;", id="a C expression that is a name"),

@@ -37,7 +37,7 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import instructions
 from claude_proxy.core.prompt.render import Part, Prompt, Turn, render, turn
 from claude_proxy.core.securechat.form import form_fields
-from claude_proxy.demo.simulator import html_entity_decode
+from claude_proxy.demo.php import html_entity_decode
 from claude_proxy.errors import InvalidRequest
 
 STRING = {"type": "string"}

@@ -17,7 +17,7 @@ from claude_proxy.core.reply.continuation import (
     repair_prompt,
     without_prefill,
 )
-from claude_proxy.demo.simulator import html_entity_decode, php_trim
+from claude_proxy.demo.php import html_entity_decode, php_trim
 
 PROMPT = Prompt("system", (turn("user", "Do it."),))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from claude_proxy.core.messages.content import Image, MessageParam, Text, ToolResult, ToolUse
 from claude_proxy.core.prompt.armour import could_be_decoded, find
 from claude_proxy.core.reply.edit_mending import mend_edit, shown_texts
-from claude_proxy.demo.simulator import html_entity_decode
+from claude_proxy.demo.php import html_entity_decode
 
 
 def edit(old: str, new: str = "new", **more: object) -> Json:

@@ -17,7 +17,9 @@ from claude_proxy.core.aliases.mapping import describe_alias
 from claude_proxy.core.prompt.render import Prompt, turn
 from claude_proxy.core.securechat.answer import Answer, reached_limit, read_answer
 from claude_proxy.core.securechat.form import encode_form, form_fields, form_type
-from claude_proxy.demo import simulator
+from claude_proxy.demo import module, simulator
+from claude_proxy.demo.form import read_form
+from claude_proxy.demo.model import ModelRequest
 from claude_proxy.errors import (
     AuthenticationFailed,
     ProxyError,
@@ -93,7 +95,7 @@ def test_messages_are_text_as_it_is_for_a_form_that_is_not_to_grow() -> None:
 @given(st.dictionaries(st.sampled_from(["token", "system", "messages", "model"]), evil_texts | st.text(), min_size=1))
 def test_a_form_reads_back(sent: dict[str, str]) -> None:
     content_type, body = form_type("form_0123456789"), encode_form(sent, "form_0123456789")
-    assert dict(simulator.read_form(content_type, body)) == sent
+    assert dict(read_form(content_type, body)) == sent
     message = email.message_from_bytes(
         b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body, EmailMessage, policy=email.policy.HTTP
     )
@@ -104,14 +106,14 @@ def test_a_form_reads_back(sent: dict[str, str]) -> None:
 
 
 def test_a_form_of_a_whole_call_reaches_the_module_as_it_was_meant() -> None:
-    asked: list[simulator.ModelRequest] = []
+    asked: list[ModelRequest] = []
 
-    def model(request: simulator.ModelRequest) -> str:
+    def model(request: ModelRequest) -> str:
         asked.append(request)
         return "hi"
 
     content_type, body = form_type("form_1"), encode_form(fields(temperature=0.5), "form_1")
-    form = dict(simulator.read_form(content_type, body))
+    form = dict(read_form(content_type, body))
     response = simulator.Simulator(model).answer(simulator.Received(form))
     assert [text["content"] for text in asked[0].messages] == ["Be brief.", *(each.text for each in PROMPT.turns)]
     assert asked[0].temperature == 0.5
@@ -180,8 +182,8 @@ def test_an_answer(body: str, expected: Answer) -> None:
     assert answer(200, body, "text/html") == expected  # whatever it calls itself
 
 
-NETWORK = simulator.NETWORK_APOLOGY
-REPHRASE = simulator.REPHRASE_APOLOGY
+NETWORK = module.NETWORK_APOLOGY
+REPHRASE = module.REPHRASE_APOLOGY
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import COLLEAGUES_TOKEN, PATIENCE, PROMPT, TOKEN, Gate, Proxy, Redcap, StartProxy, Wire, eventually
+from conftest import COLLEAGUES_TOKEN, PATIENCE, PROMPT, TOKEN, Gate, Proxy, Redcap, Wire, eventually, running_proxy
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.health import Health
@@ -25,7 +26,6 @@ from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe import status_page
 from claude_proxy.shell.observe.journal import MESSAGES, Journal, Record
 from claude_proxy.shell.observe.status_page import Feed, SiteFacts, describe_site, refusal, render, seconds_text
-from claude_proxy.shell.proxy import app
 
 URL = "https://redcap.example.edu/api/"
 NASTY = "<script>alert('a')</script>&amp;\"{{started}}"
@@ -262,7 +262,7 @@ def test_a_request_in_all_its_figures() -> None:
     rows = status_page.parts(site(), journal(record(**amounts, first_byte=1.04)).snapshot())["finished"]
     cells = dict(re.findall(r'<td data-label="([^"]*)"[^>]*>(.*?)</td>', rows))
     assert cells == {
-        "Model": "claude-sonnet-4 → <b>claude</b>",
+        "Model → alias": "claude-sonnet-4 → <b>claude</b>",
         "Status": "200",
         "Duration": "4.2 s",
         "First byte": "1.0 s",
@@ -403,16 +403,17 @@ def read_update(wire: Wire) -> dict[str, str]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks come in quick succession."""
-    monkeypatch.setattr(app, "_LOOK_UP", 0.02)
+def quick(redcap: Redcap) -> Iterator[Proxy]:
+    """A proxy that looks for news in quick succession, for two watchers at most."""
+    settings = Settings(redcap.url, Secret(TOKEN), listen_port=0, log_level="debug")
+    with running_proxy(settings, look_interval=0.02, max_watchers=2) as proxy:
+        yield proxy
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_request_is_followed_from_its_beginning_to_its_end(redcap: Redcap, proxy: Proxy) -> None:
+def test_a_request_is_followed_from_its_beginning_to_its_end(redcap: Redcap, quick: Proxy) -> None:
     gate = Gate("Yes.")
     redcap.queue(gate)
-    with watch(proxy) as watcher, proxy.stream() as wire:
+    with watch(quick) as watcher, quick.stream() as wire:
         head = watcher.read_head()
         assert (head.status, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         while "asking" not in read_update(watcher).get("running", ""):
@@ -423,29 +424,25 @@ def test_a_request_is_followed_from_its_beginning_to_its_end(redcap: Redcap, pro
             pass
 
 
-@pytest.mark.usefixtures("quick")
-def test_there_are_only_so_many_watchers(start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_MOST_WATCHERS", 2)
-    proxy = start_proxy()
-    with watch(proxy) as first, watch(proxy) as second:
+def test_there_are_only_so_many_watchers(quick: Proxy) -> None:
+    with watch(quick) as first, watch(quick) as second:
         assert (first.read_head().status, second.read_head().status) == (200, 200)
-        assert proxy.get("/status/events").error[:2] == (529, "overloaded_error")
+        assert quick.get("/status/events").error[:2] == (529, "overloaded_error")
 
     def is_let_in() -> bool:
-        with watch(proxy) as wire:
+        with watch(quick) as wire:
             return wire.read_head().status == 200
 
     eventually(is_let_in)  # those that have left make room
-    lines = [line for line in proxy.journal.splitlines() if '"GET /status/events"' in line]
+    lines = [line for line in quick.journal.splitlines() if '"GET /status/events"' in line]
     assert not [line for line in lines if "ClientGone" in line], "a page that is closed is no failure"
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_feed_ends_when_the_proxy_is_stopped(proxy: Proxy) -> None:
-    with watch(proxy) as wire:
+def test_a_feed_ends_when_the_proxy_is_stopped(quick: Proxy) -> None:
+    with watch(quick) as wire:
         wire.read_head()
         read_update(wire)
-        stopping = threading.Thread(target=proxy.server.stop, args=(PATIENCE,))
+        stopping = threading.Thread(target=quick.server.stop, args=(PATIENCE,))
         began = time.monotonic()
         stopping.start()
         while wire.read_chunk():

@@ -24,8 +24,9 @@ from conftest import (
 
 from claude_proxy import __version__
 from claude_proxy.core.aliases.mapping import DEFAULT_ALIASES
-from claude_proxy.demo import simulator as sim
-from claude_proxy.demo.simulator import CannedResponse, Intercept, ModelReply
+from claude_proxy.demo import pages
+from claude_proxy.demo.pages import CannedResponse, Intercept
+from claude_proxy.demo.simulator import ModelReply
 from claude_proxy.shell.proxy.exchange import Exchange
 
 LS = (
@@ -572,21 +573,21 @@ def page(status: int, body: str, media_type: str = "text/html") -> CannedRespons
 
 # What comes: the page, then status, error type, retry headers, and words of the message.
 PAGES: dict[str, tuple[CannedResponse, int, str, tuple[str | None, str | None], tuple[str, ...]]] = {
-    "login page": (sim.LOGIN_PAGE, 502, "api_error", FINAL, ("200 text/html", "login", "REDCAP_API_URL")),
-    "maintenance, 200": (sim.MAINTENANCE_PAGE_200, 502, "api_error", FOR_NOW, ("200 text/html", "maintenance")),
-    "maintenance, 503": (sim.MAINTENANCE_PAGE, 502, "api_error", FOR_NOW, ("503 text/html", "maintenance")),
+    "login page": (pages.LOGIN_PAGE, 502, "api_error", FINAL, ("200 text/html", "login", "REDCAP_API_URL")),
+    "maintenance, 200": (pages.MAINTENANCE_PAGE_200, 502, "api_error", FOR_NOW, ("200 text/html", "maintenance")),
+    "maintenance, 503": (pages.MAINTENANCE_PAGE, 502, "api_error", FOR_NOW, ("503 text/html", "maintenance")),
     "single sign-on": (
-        sim.SINGLE_SIGN_ON,
+        pages.SINGLE_SIGN_ON,
         502,
         "api_error",
         FINAL,
         ("302", "not followed", "single sign-on"),
     ),
-    "firewall": (sim.FIREWALL_PAGE, 502, "api_error", FINAL, ("403 text/html", "firewall")),
-    "bad gateway": (sim.BAD_GATEWAY, 502, "api_error", FOR_NOW, ("502 text/html", "gateway")),
-    "gateway time-out": (sim.GATEWAY_TIMEOUT, 504, "timeout_error", FOR_NOW, ("504 text/html", "gateway")),
-    "no such path": (sim.NOT_FOUND, 502, "api_error", FINAL, ("404 text/html", "REDCAP_API_URL")),
-    "fatal error": (sim.FATAL, 502, "api_error", FINAL, ("500 text/html", "fatal error")),
+    "firewall": (pages.FIREWALL_PAGE, 502, "api_error", FINAL, ("403 text/html", "firewall")),
+    "bad gateway": (pages.BAD_GATEWAY, 502, "api_error", FOR_NOW, ("502 text/html", "gateway")),
+    "gateway time-out": (pages.GATEWAY_TIMEOUT, 504, "timeout_error", FOR_NOW, ("504 text/html", "gateway")),
+    "no such path": (pages.NOT_FOUND, 502, "api_error", FINAL, ("404 text/html", "REDCAP_API_URL")),
+    "fatal error": (pages.FATAL, 502, "api_error", FINAL, ("500 text/html", "fatal error")),
     "no type": (page(200, "ok", ""), 502, "api_error", FINAL, ("200 without a type",)),
     "JSON of something else": (
         page(200, '{"hello": "world"}', "application/json"),

@@ -23,8 +23,8 @@ from conftest import (
 )
 
 from claude_proxy.errors import SettingsError
+from claude_proxy.settings.alias_facts import AliasFacts
 from claude_proxy.settings.table import Server, Settings
-from claude_proxy.settings.toml_file import AliasFacts
 from claude_proxy.settings.values import Secret
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.exchange import Exchange

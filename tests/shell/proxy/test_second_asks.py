@@ -10,7 +10,8 @@ import pytest
 from conftest import PROMPT, Proxy, Redcap, StartProxy
 
 from claude_proxy.core.prompt.armour import armour
-from claude_proxy.demo.simulator import ModelReply, ModelRequest
+from claude_proxy.demo.model import ModelRequest
+from claude_proxy.demo.simulator import ModelReply
 from claude_proxy.shell.wait.waiter import Waiter
 
 WRITE = {
