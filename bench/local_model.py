@@ -25,7 +25,8 @@ from claude_proxy.demo.backend import openai_backend
 from claude_proxy.demo.simulator import Simulator
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome
-from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream
+from claude_proxy.shell.wait.waiter import Waiter
 
 
 @dataclass(frozen=True)

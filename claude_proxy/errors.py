@@ -1,4 +1,4 @@
-"""Every failure there is.
+"""Every failure that a client or a user is told of.
 
 Each class fixes what the client must be told so that it does the right thing: the HTTP status, the Anthropic error
 type, and whether trying again can help. Claude Code repeats a bare 401 or 5xx for three minutes and hides the message

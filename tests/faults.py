@@ -18,9 +18,11 @@ from typing import Any, Self, TypeAlias
 import trustme
 from conftest import PATIENCE, eventually
 
+from claude_proxy.core.http1.answer import HttpAnswer
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.upstream.client import HttpAnswer, Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream
 from claude_proxy.shell.upstream.stream import Address, Network
+from claude_proxy.shell.wait.waiter import Waiter
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 

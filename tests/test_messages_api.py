@@ -737,7 +737,7 @@ def stream() -> list[Json]:
     waited = events.EventStream(events.opening_message("msg_1", "m", 3), thinking=True, delay=1, interval=1)
     pinged = events.EventStream(events.opening_message("msg_1", "m", 3), thinking=False, delay=1, interval=1)
     sent = [
-        *(event for stream in (waited, pinged) for second in (1, 2, 3) for event in stream.wait(second)),
+        *(event for stream in (waited, pinged) for second in (1, 2, 3) for event in stream.events_due(second)),
         *waited.finish(MESSAGE_SENT),
         events.error_event(errors.ModelOverloaded("later"), "req_1"),
     ]

@@ -5,7 +5,8 @@ into steps, a few for each message and a few for the tools. A step is a pure fun
 result depends on. The core runs a step through a `Runner` that comes in from outside; `run`, the one it has itself,
 just calls. Another one may give what the same step gave for the same arguments before, and nobody in here can tell.
 
-Which arguments are the same is told by `mark`, for those that have one, and by their value for those that are small.
+Which arguments are the same is told by `fingerprint`, for those that have one, and by their value for those that are
+small.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def run(step: Callable[[*Ts], T], /, *of: *Ts) -> T:
     return step(*of)
 
 
-class Marked:
+class Fingerprinted:
     """An argument of any size that a few bytes stand for: two with the same mark give the same results."""
 
     @cached_property
-    def mark(self) -> bytes:
+    def fingerprint(self) -> bytes:
         """Stands for all that a step may read of it."""
         return digest(repr(self))  # which tells 1 from 1.0 and True, where == does not
 
@@ -55,14 +56,14 @@ def digest(*texts: str) -> bytes:
 
 
 @dataclass(eq=False)  # not frozen: that takes three times as long, and there is one for each message
-class Json(Marked):
+class Json(Fingerprinted):
     """A JSON value as it came."""
 
     value: Any
     path: str  # for what has to be said against it; no result depends on that
 
     @property  # it is asked for once
-    def mark(self) -> bytes:
+    def fingerprint(self) -> bytes:
         """Of the value alone, where 1 is another one than 1.0 and true.
 
         Raises:

@@ -30,7 +30,8 @@ from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.errors import AuthenticationFailed, ClientGone, ProxyError, SettingsError
 from claude_proxy.settings.table import DEFAULT_SERVER, Settings
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome, new_id
-from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream
+from claude_proxy.shell.wait.waiter import Waiter
 from claude_proxy.tools import model_table
 from claude_proxy.tools.model_table import Row
 

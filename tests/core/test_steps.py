@@ -30,8 +30,8 @@ def test_a_digest_tells_where_a_text_ends(one: str, other: str) -> None:
 @given(JSON, JSON)
 def test_marks_of_json_are_alike_where_the_json_is(one: Any, other: Any) -> None:
     same = json.dumps(one) == json.dumps(other)
-    assert (Json(one, "a").mark == Json(other, "b").mark) == same
-    assert Json(one, "").mark == Json(json.loads(json.dumps(one)), "").mark
+    assert (Json(one, "a").fingerprint == Json(other, "b").fingerprint) == same
+    assert Json(one, "").fingerprint == Json(json.loads(json.dumps(one)), "").fingerprint
 
 
 @examples(300)
@@ -40,7 +40,7 @@ def test_marks_of_messages_and_tools_tell_what_equality_does_not(one: Any, other
     same = json.dumps(one) == json.dumps(other)
     calls = [MessageParam("assistant", (ToolUse("t", "Run", {"x": value}),)) for value in (one, other)]
     tools = [Tool("Run", {"default": value}) for value in (one, other)]
-    assert (calls[0].mark == calls[1].mark) == (tools[0].mark == tools[1].mark) == same
+    assert (calls[0].fingerprint == calls[1].fingerprint) == (tools[0].fingerprint == tools[1].fingerprint) == same
 
 
 TOOL = Tool("Run", {"type": "object"})
@@ -58,12 +58,17 @@ TOOL = Tool("Run", {"type": "object"})
     ],
 )
 def test_a_tool_that_differs_in_anything_has_another_mark(change: dict[str, Any]) -> None:
-    assert replace(TOOL, **change).mark != TOOL.mark
+    assert replace(TOOL, **change).fingerprint != TOOL.fingerprint
 
 
 def test_a_message_that_was_changed_has_another_mark() -> None:
     message = MessageParam("user", (Text("a"),))
-    assert len({message.mark, replace(message, content=()).mark, replace(message, role="system").mark}) == 3
+    assert (
+        len(
+            {message.fingerprint, replace(message, content=()).fingerprint, replace(message, role="system").fingerprint}
+        )
+        == 3
+    )
 
 
 def test_json_that_is_nested_too_deeply_has_no_mark() -> None:
@@ -71,7 +76,7 @@ def test_json_that_is_nested_too_deeply_has_no_mark() -> None:
     for _ in range(100_000):
         value = [value]
     with pytest.raises(InvalidRequest, match="nested too deeply"):
-        _ = Json(value, "").mark
+        _ = Json(value, "").fingerprint
     while value:  # or taking it apart would recurse
         value = value.pop()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from claude_proxy.core.calls import loose_json
 from claude_proxy.core.calls.call import Call, CallBlock
-from claude_proxy.core.calls.reading_costs import Choice, ReadingCosts
+from claude_proxy.core.calls.reading_costs import ReadingCosts, TagRole
 from claude_proxy.core.calls.tags import (
     BEGINS_PARAMETER,
     BEHIND_VALUE,
@@ -158,25 +158,25 @@ class Reader:
                 if self._makes_sense(index, choice[1], opening, known, given)
             ]
             match min(choices, key=itemgetter(0))[1]:
-                case Choice.CLOSE:
+                case TagRole.CLOSE:
                     return tag.start, index + 1
-                case Choice.END:
+                case TagRole.END:
                     return self._end_of_line_before(tag), index
-                case Choice.PARAMETER:
+                case TagRole.PARAMETER:
                     nested = Kind.CLOSE_PARAMETER
-                case Choice.INVOKE:
+                case TagRole.INVOKE:
                     nested = Kind.CLOSE_INVOKE
             index += 1
         return None, len(self.tags)
 
     def _makes_sense(
-        self, index: int, choice: Choice, opening: Tag, known: Collection[str], given: Container[str]
+        self, index: int, choice: TagRole, opening: Tag, known: Collection[str], given: Container[str]
     ) -> bool:
         """Whether a choice fits this very tool, which the costs do not look at."""
         tag = self.tags[index]
-        if choice is Choice.END and tag.kind is Kind.OPEN_PARAMETER:
+        if choice is TagRole.END and tag.kind is Kind.OPEN_PARAMETER:
             return tag.name in known and tag.name not in given and tag.name != opening.name
-        if choice is not Choice.CLOSE:
+        if choice is not TagRole.CLOSE:
             return True
         if tag.kind is Kind.CLOSE_ELEMENT:
             return tag.name.lower() == opening.name.lower()

@@ -74,7 +74,7 @@ class Weight:
     NEVER = 1_000_000_000  # what is quoted whole must be closed
 
 
-class Choice(Enum):
+class TagRole(Enum):
     """What a tag in a value can be."""
 
     CLOSE = auto()  # closes the value, and belongs to it
@@ -85,7 +85,7 @@ class Choice(Enum):
 
 
 Row: TypeAlias = list[int]  # the costs before one tag, by State
-Choices: TypeAlias = list[tuple[int, Choice]]  # each with the cost of reading on from there
+Choices: TypeAlias = list[tuple[int, TagRole]]  # each with the cost of reading on from there
 
 # Plain names, because looking a member up in its enumeration is slow, and this is done several times for each tag.
 _OUTSIDE, _IN_BLOCK, _IN_INVOKE, _IN_VALUE, _IN_PARAMETER, _IN_INNER_INVOKE, _IN_INNER_VALUE = map(int, State)
@@ -170,28 +170,28 @@ class ReadingCosts:
         match tag.kind:
             case Kind.CLOSE_PARAMETER:
                 closed = self._behind_value(index, behind)
-                return [(closed, Choice.CLOSE), (kept + Weight.PARTNERLESS_CLOSING, Choice.KEEP)]
+                return [(closed, TagRole.CLOSE), (kept + Weight.PARTNERLESS_CLOSING, TagRole.KEEP)]
             case Kind.GROUP | Kind.CLOSE_ELEMENT | Kind.CLOSE_OTHER if self._text.following[index] in BEHIND_VALUE:
                 closed = behind[_IN_INVOKE] + Weight.MISNAMED_CLOSING
-                return [(closed, Choice.CLOSE), (kept, Choice.KEEP)]
+                return [(closed, TagRole.CLOSE), (kept, TagRole.KEEP)]
             case Kind.OPEN_PARAMETER:
-                partnerless = (kept + Weight.PARTNERLESS_OPENING, Choice.KEEP)
-                inner = [(behind[_IN_PARAMETER], Choice.PARAMETER), partnerless]
+                partnerless = (kept + Weight.PARTNERLESS_OPENING, TagRole.KEEP)
+                inner = [(behind[_IN_PARAMETER], TagRole.PARAMETER), partnerless]
                 return [self._end_before(tag, in_invoke), *inner] if tag.name in self._parameters else inner
             case Kind.CLOSE_INVOKE:
                 ends = self._text.following[index] in ENDS_INVOKE or self._text.starts_line(tag)
-                inner = [(kept + Weight.PARTNERLESS_CLOSING, Choice.KEEP)]
+                inner = [(kept + Weight.PARTNERLESS_CLOSING, TagRole.KEEP)]
                 return [self._end_before(tag, in_invoke), *inner] if ends else inner
             case Kind.OPEN_INVOKE:
-                partnerless = (kept + Weight.PARTNERLESS_CLOSING, Choice.KEEP)
-                inner = [(behind[_IN_INNER_INVOKE], Choice.INVOKE), partnerless]
+                partnerless = (kept + Weight.PARTNERLESS_CLOSING, TagRole.KEEP)
+                inner = [(behind[_IN_INNER_INVOKE], TagRole.INVOKE), partnerless]
                 return [self._end_before(tag, in_invoke), *inner] if self._text.starts_line(tag) else inner
             case Kind.CLOSE_BLOCK if self._text.following[index] is Kind.END:
-                return [self._end_before(tag, in_invoke), (kept, Choice.KEEP)]
+                return [self._end_before(tag, in_invoke), (kept, TagRole.KEEP)]
             case _:
-                return [(kept, Choice.KEEP)]
+                return [(kept, TagRole.KEEP)]
 
-    def _end_before(self, tag: Tag, in_invoke: int) -> tuple[int, Choice]:
+    def _end_before(self, tag: Tag, in_invoke: int) -> tuple[int, TagRole]:
         """The choice that a value ends before a tag, its own closing tag missing."""
         match tag.kind:
             case Kind.OPEN_PARAMETER if self._text.starts_line(tag):
@@ -202,7 +202,7 @@ class ReadingCosts:
                 missing = Weight.PARAMETER_UNCLOSED_AT_END
             case _:
                 missing = Weight.PARAMETER_UNCLOSED_AT_END + Weight.INVOKE_UNCLOSED
-        return in_invoke + missing, Choice.END
+        return in_invoke + missing, TagRole.END
 
     def _behind_value(self, index: int, behind: Row) -> int:
         """The cost of the rest if a closing tag closes the value."""

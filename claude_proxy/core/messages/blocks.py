@@ -1,4 +1,4 @@
-"""Content blocks of a request -> the blocks of `core.content`.
+"""Content blocks of a request -> the blocks of `core.messages.content`.
 
 Each type has a reader in a table. A type that nobody knows is refused, since content would vanish without a word; the
 blocks that Anthropic's own servers leave in a history, and thinking, say nothing to another model and are left out.

@@ -1,7 +1,7 @@
 """The vocabulary: what a request holds and what a response is made of.
 
-Names are the Messages API's own. Everything is frozen and plain; `core.request` makes the request side, `core.reply`
-the response side.
+Names are the Messages API's own. Everything is frozen and plain; `core.messages.request` makes the request side,
+`core.reply` the response side.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from claude_proxy.core.steps import Marked
+from claude_proxy.core.steps import Fingerprinted
 
 Role: TypeAlias = Literal["user", "assistant", "system"]
 StopReason: TypeAlias = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
@@ -96,7 +96,7 @@ Block: TypeAlias = Text | Image | Document | ToolUse | ToolResult | ToolReferenc
 
 
 @dataclass(frozen=True)
-class MessageParam(Marked):
+class MessageParam(Fingerprinted):
     """One entry of a request's `messages`. Thinking of earlier turns is not kept: no text-only model wants it back."""
 
     role: Role
@@ -104,7 +104,7 @@ class MessageParam(Marked):
 
 
 @dataclass(frozen=True)
-class Tool(Marked):
+class Tool(Fingerprinted):
     """A client tool.
 
     Attributes:

@@ -3,7 +3,7 @@
 The backend never streams, so the sequence is derived from the finished message, and folding it back gives the message
 exactly. While the model thinks, a client must be held. What holds Claude Code was measured with 2.1.330: before the
 first byte it waits 360 s; `ping`s alone hold it for 600 s; empty deltas in an open block hold it for more than 900 s.
-Hence the timeline, in seconds since the request came:
+Hence the timeline, in seconds since the waiting began:
 
     0 to `delay`        silence: what fails by then fails with a true HTTP status
     `delay`             message_start, and where thinking is allowed, a thinking block is opened
@@ -48,13 +48,13 @@ class EventStream:
         self._interval = interval
         self._open_block: Text | Thinking | None = None
         self.started = False
-        self.due = delay  # when `wait` has something to send next, in seconds since the request came
+        self.next_due = delay  # when `events_due` has something to send next, in seconds since the waiting began
 
-    def wait(self, elapsed: float) -> Iterator[bytes]:
+    def events_due(self, elapsed: float) -> Iterator[bytes]:
         """The events that are due when so many seconds have passed since the request came."""
-        if elapsed < self.due:
+        if elapsed < self.next_due:
             return
-        self.due = elapsed + self._interval
+        self.next_due = elapsed + self._interval
         if not self.started:
             yield self._start()
             if self._thinking:

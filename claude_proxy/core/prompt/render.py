@@ -8,10 +8,11 @@ alternate and a user has the first and the last word.
 Images and PDFs keep their place between the texts where the alias can take them; elsewhere a note says what was left
 out, so that the model does not imagine it.
 
-The costly steps are `prepare_tools`, `describe_system` and, for each message, `prepare_message`: from what the message
-was read as to its parts, their tokens and the JSON of its text. A message depends on little besides itself: on the
-tools, on what is known of the alias (`View`), on the names of the calls that its results answer, and on which deferred
-tools were shown before it. A turn is made of its messages' pieces, and needs no text to be read again.
+The costly steps are `prepare_tools`, `describe_system` and, for each message, `prepare_message`: from what the
+message was read as to its parts, their tokens and the JSON of its text. A message depends on little besides itself:
+on the tools, on what is known of the alias (`RenderOptions`), on the names of the calls that its results answer, and
+on which deferred tools were shown before it. A turn is made of its messages' pieces, and needs no text to be read
+again.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ from claude_proxy.core.messages.content import (
     ToolUse,
 )
 from claude_proxy.core.prompt import armour, instructions
-from claude_proxy.core.steps import Marked, Runner
+from claude_proxy.core.steps import Fingerprinted, Runner
 from claude_proxy.errors import InvalidRequest
 from claude_proxy.settings.alias_facts import Family, Tokenizer
 
-Side: TypeAlias = Literal["user", "assistant"]
+TurnRole: TypeAlias = Literal["user", "assistant"]
 Part: TypeAlias = str | Image | Document
 """A stretch of text, an image, or a PDF."""
 
@@ -63,7 +64,7 @@ class Turn:
         mixed: where there is, what it holds: texts, never two in a row, and between them images and PDFs.
     """
 
-    role: Side
+    role: TurnRole
     written: str
     mixed: tuple[Part, ...] = ()
 
@@ -83,7 +84,7 @@ class Turn:
         return (part for part in self.mixed if not isinstance(part, str))
 
 
-def turn(role: Side, *parts: Part) -> Turn:
+def turn(role: TurnRole, *parts: Part) -> Turn:
     """A turn; texts that follow each other are joined. Text alone is kept as it is sent, and in no other form."""
     merged = _merged(parts)
     if all(isinstance(part, str) for part in merged):
@@ -151,7 +152,7 @@ _OPENING = "(The beginning of this conversation is not shown.)"
 _CLOSING = "(Go on.)"
 
 
-class View(NamedTuple):
+class RenderOptions(NamedTuple):
     """What decides, besides the conversation, how it is written for a model: some of its `Alias`, and `armoured`."""
 
     sees: bool
@@ -187,12 +188,12 @@ def render(request: Request, alias: Alias, *, armoured: bool) -> Prompt:
 
 
 def prepare(request: Request, alias: Alias, *, armoured: bool, run: Runner = steps.run) -> Prepared:
-    """Render a request for the model behind an alias; `armoured` as in `View`.
+    """Render a request for the model behind an alias; `armoured` as in `RenderOptions`.
 
     Raises:
         InvalidRequest: a tool's schema or a call's input is nested too deeply, or an image cannot be passed on.
     """
-    view = View(alias.sees, alias.reads_pdfs, alias.family, alias.tokenizer, armoured)
+    view = RenderOptions(alias.sees, alias.reads_pdfs, alias.family, alias.tokenizer, armoured)
     try:
         tools = run(prepare_tools, request.tools, view)
         said = _said(request, view, _prepared_messages(request, tools, view, run), run)
@@ -216,7 +217,7 @@ class SystemPart:
     tokens: int
 
 
-def _system(request: Request, tools: Toolbox, view: View, run: Runner) -> list[SystemPart]:
+def _system(request: Request, tools: PreparedTools, view: RenderOptions, run: Runner) -> list[SystemPart]:
     texts = tuple(text for each in request.system if (text := _without_billing_header(each)).strip())
     parts = [run(describe_system, texts, view)]
     if request.tools and request.tool_choice.type != "none":  # tools that were withdrawn stay, as all that was sent
@@ -226,13 +227,13 @@ def _system(request: Request, tools: Toolbox, view: View, run: Runner) -> list[S
     return parts
 
 
-def describe_system(texts: tuple[str, ...], view: View) -> SystemPart:
+def describe_system(texts: tuple[str, ...], view: RenderOptions) -> SystemPart:
     """What the client says of the model's task, and what is to be said of the channel: a step."""
     note = _CHANNEL_NOTE if view.armoured else _CHANNEL_NOTE_WITHOUT_ENTITIES
     return _measured("\n\n".join([*map(view.protect, texts), note]), view)
 
 
-def _measured(text: str, view: View) -> SystemPart:
+def _measured(text: str, view: RenderOptions) -> SystemPart:
     return SystemPart(text, tokens.measure(text, view.tokenizer))
 
 
@@ -244,7 +245,7 @@ def _without_billing_header(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Toolbox(Marked):
+class PreparedTools(Fingerprinted):
     """The tools of a request, and what follows from them.
 
     Attributes:
@@ -258,16 +259,16 @@ class Toolbox(Marked):
     described: SystemPart
 
     @cached_property
-    def mark(self) -> bytes:
+    def fingerprint(self) -> bytes:
         """Stands for the tools, as an argument of steps."""
-        return b"".join(tool.mark for tool in self.tools.values())
+        return b"".join(tool.fingerprint for tool in self.tools.values())
 
 
-def prepare_tools(tools: tuple[Tool, ...], view: View) -> Toolbox:
+def prepare_tools(tools: tuple[Tool, ...], view: RenderOptions) -> PreparedTools:
     """What follows from the tools of a request: a step."""
     by_name = {tool.name: tool for tool in tools}
     described = instructions.describe_tools(tool for tool in tools if not tool.defer_loading)
-    return Toolbox(by_name, CallWriter(by_name), _measured(view.protect(described), view))
+    return PreparedTools(by_name, CallWriter(by_name), _measured(view.protect(described), view))
 
 
 # --- the conversation -------------------------------------------------------------------------------------------------
@@ -288,14 +289,14 @@ class PreparedMessage:
     shows: frozenset[str] = frozenset()
 
 
-def prepare_text(side: Side, text: str, view: View) -> PreparedMessage:
+def prepare_text(side: TurnRole, text: str, view: RenderOptions) -> PreparedMessage:
     """What is not the client's words: a step."""
     text = view.protect(text)
     return PreparedMessage(turn(side, text), tokens.measure(text, view.tokenizer))
 
 
 def _said(
-    request: Request, view: View, messages: Iterable[PreparedMessage], run: Runner
+    request: Request, view: RenderOptions, messages: Iterable[PreparedMessage], run: Runner
 ) -> list[list[PreparedMessage]]:
     """What is said in each turn: a user has the first and the last word."""
     said: list[list[PreparedMessage]] = []
@@ -329,7 +330,9 @@ def _joined_turn(said: Sequence[PreparedMessage]) -> Turn:
     return Turn(turns[0].role, "\\n\\n".join(each.written for each in turns))
 
 
-def _prepared_messages(request: Request, tools: Toolbox, view: View, run: Runner) -> Iterator[PreparedMessage]:
+def _prepared_messages(
+    request: Request, tools: PreparedTools, view: RenderOptions, run: Runner
+) -> Iterator[PreparedMessage]:
     calls: dict[str, tuple[int, str, str]] = {}  # tool_use id -> the call's position, its id, the tool's name
     shown: frozenset[str] = frozenset()
     for message in request.messages:
@@ -346,7 +349,11 @@ def _prepared_messages(request: Request, tools: Toolbox, view: View, run: Runner
 
 
 def prepare_message(
-    message: MessageParam, tools: Toolbox, view: View, answered: tuple[tuple[str, str], ...], shown: frozenset[str]
+    message: MessageParam,
+    tools: PreparedTools,
+    view: RenderOptions,
+    answered: tuple[tuple[str, str], ...],
+    shown: frozenset[str],
 ) -> PreparedMessage:
     """Write a message for the model: a step.
 
@@ -361,7 +368,7 @@ def prepare_message(
         InvalidRequest: an image cannot be passed on.
     """
     writer = _MessageWriter(tools, view, shown)
-    side: Side = "assistant" if message.role == "assistant" else "user"  # `system` messages stand among the user's
+    side: TurnRole = "assistant" if message.role == "assistant" else "user"  # `system` messages stand among the user's
     parts = writer.assistant(message) if side == "assistant" else writer.user(message, answered)
     protected = [view.protect(part) if isinstance(part, str) else part for part in _merged(parts)]
     text = "".join(part for part in protected if isinstance(part, str))
@@ -375,7 +382,7 @@ class _MessageWriter:
         shown: the names of deferred tools that have been shown, in this message or before.
     """
 
-    def __init__(self, tools: Toolbox, view: View, shown: frozenset[str]) -> None:
+    def __init__(self, tools: PreparedTools, view: RenderOptions, shown: frozenset[str]) -> None:
         self.shown = shown
         self._tools = tools
         self._view = view

@@ -48,7 +48,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskResult:
     """What came of all asks together."""
 
     reply: Reply
@@ -90,7 +90,7 @@ def ask_for_reply(
     *,
     armoured: bool,
     vocabulary: Vocabulary | None = None,
-) -> Asks[Asked]:
+) -> Asks[AskResult]:
     """Ask, continue what was cut off, and ask again for what cannot be used.
 
     Args:
@@ -109,7 +109,7 @@ def ask_for_reply(
     loop = _Loop(request, alias, new_id, armoured, words)
     draft = yield from loop.first_draft(prompt)
     reply = loop.limited(draft)
-    return Asked(reply, loop.usage, loop.repairs, loop.continuations, loop.failure)
+    return AskResult(reply, loop.usage, loop.repairs, loop.continuations, loop.failure)
 
 
 def callable_tools(request: Request) -> dict[str, Tool]:

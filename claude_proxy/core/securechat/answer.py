@@ -77,7 +77,7 @@ def read_answer(
     fields = data if isinstance(data, dict) else None
     if status == 200 and (answer := _answer(fields)):
         return answer
-    came = Came(status, _media_type(headers), headers, body)
+    came = UnexpectedResponse(status, _media_type(headers), headers, body)
     if 300 <= status < 400:
         raise _redirect(came, url)
     if status == 413 or _fields_were_dropped(came, fields, sent_bytes):
@@ -98,7 +98,7 @@ def read_answer(
 
 
 @dataclass(frozen=True)
-class Came:
+class UnexpectedResponse:
     """What came that is not an answer. Written out, it is status and media type: all that a message may show."""
 
     status: int
@@ -159,7 +159,7 @@ def _media_type(headers: Mapping[str, str]) -> str:
 _SIGN_ON = expression(r"log-?[io]n|sign-?[io]n|sso|saml|shib|oauth|openid|adfs|/idp|/cas\b|/auth", re.IGNORECASE)
 
 
-def _redirect(came: Came, url: str) -> ProxyError:
+def _redirect(came: UnexpectedResponse, url: str) -> ProxyError:
     """A redirect, explained by where it leads; but only what we were configured with is shown."""
     if correct := _corrected(url, came.headers.get("location", "")):
         remedy = f"Set REDCAP_API_URL={correct} instead."
@@ -224,7 +224,7 @@ _LASTING = {
 }
 
 
-def _not_json(came: Came, url: str) -> ProxyError:
+def _not_json(came: UnexpectedResponse, url: str) -> ProxyError:
     address = f"Check REDCAP_API_URL={url} (it normally ends in /api/) and whether REDCap is up."
     page = came.beginning
     if came.status == 400 and url.startswith("http://") and _PLAIN_ON_TLS_PORT.search(page):
@@ -247,7 +247,7 @@ def _not_json(came: Came, url: str) -> ProxyError:
     return UpstreamMisconfigured(f"REDCap answered {came} instead of JSON: probably {_cause(came, page)}. {address}")
 
 
-def _cause(came: Came, page: str) -> str:
+def _cause(came: UnexpectedResponse, page: str) -> str:
     if came.status in {200, 400, 403, 406} and _FIREWALL.search(page):
         return _LASTING[403]
     if came.status in {200, 401, 403} and _LOGIN.search(page):
@@ -259,7 +259,7 @@ def _cause(came: Came, page: str) -> str:
     return _LASTING.get(came.status, "a gateway in front of REDCap")
 
 
-def _passing(came: Came, cause: str, remedy: str) -> ProxyError:
+def _passing(came: UnexpectedResponse, cause: str, remedy: str) -> ProxyError:
     error = UpstreamUnreachable(f"REDCap answered {came} instead of JSON: probably {cause}. {remedy}")
     error.retry_after = came.retry_after
     return error
@@ -275,7 +275,7 @@ def _token_refused() -> ProxyError:
     )
 
 
-def _fields_were_dropped(came: Came, fields: Mapping[str, Any] | None, sent_bytes: int) -> bool:
+def _fields_were_dropped(came: UnexpectedResponse, fields: Mapping[str, Any] | None, sent_bytes: int) -> bool:
     """Whether REDCap complains as it does when PHP has dropped the fields of a body that was too large.
 
     It was asked for JSON, but in a field that has been dropped with the others, so it may complain in XML.

@@ -62,7 +62,7 @@ class Record:
         alias: the SecureChatAI alias that was asked.
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
-        slips: how many edits had a slip of the pen that was mended.
+        mended_edits: how many edits had a slip of the pen that was mended.
         ignored: how many fields, keys and betas of the request were let pass unread.
         mended: how many of its calls had no result, or results no call.
         second_ask_error: the class of the failure that ended the asking again; `error` that of the request's.
@@ -84,7 +84,7 @@ class Record:
     calls: int | None = None
     repairs: int | None = None
     continuations: int | None = None
-    slips: int | None = None
+    mended_edits: int | None = None
     ignored: int | None = None
     mended: int | None = None
     second_ask_error: str | None = None
@@ -170,7 +170,7 @@ class Totals:
     calls: Counter[str] = field(default_factory=Counter)
     repairs: Counter[str] = field(default_factory=Counter)
     continuations: Counter[str] = field(default_factory=Counter)
-    slips: Counter[str] = field(default_factory=Counter)
+    mended_edits: Counter[str] = field(default_factory=Counter)
     upstream_failures: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(sorted(_UPSTREAM), 0)))
     disconnects: int = 0
     client_requests: Counter[str] = field(default_factory=Counter)
@@ -189,7 +189,7 @@ class Totals:
             self.durations[times] = self.durations.get(times, Histogram()) + record.seconds
             if record.first_byte is not None:
                 self.first_bytes[times] = self.first_bytes.get(times, Histogram()) + record.first_byte
-        for name in ("input_tokens", "output_tokens", "calls", "repairs", "continuations", "slips"):
+        for name in ("input_tokens", "output_tokens", "calls", "repairs", "continuations", "mended_edits"):
             if amount := getattr(record, name):
                 getattr(self, name)[alias] += amount
         if record.alias is not None:
@@ -331,7 +331,7 @@ class Journal:
         known = {each.name: getattr(record, each.name) for each in fields(record)}
         self._write(level, "request", {name: value for name, value in known.items() if value is not None})
 
-    def snapshot(self) -> Activity:
+    def activity(self) -> Activity:
         """What is known now."""
         now, memory = self._clock(), self._memory
         with memory.lock:

@@ -69,7 +69,7 @@ _COUNTERS = (  # name, attribute of `Totals`, label, explanation
     ("tool_calls", "calls", "alias", "Tool calls read from replies."),
     ("repairs", "repairs", "alias", "Replies that could not be used and were asked for once more."),
     ("continuations", "continuations", "alias", "Replies that were cut off and continued."),
-    ("slips", "slips", "alias", "Edits in which a slip of the pen was mended."),
+    ("mended_edits", "mended_edits", "alias", "Edits in which what the model changed by mistake was mended."),
     ("upstream_failures", "upstream_failures", "class", "Failures of REDCap or of a model."),
     ("client_requests", "client_requests", "client", "Requests for messages, by client of a shared proxy."),
     ("client_tokens", "client_tokens", "client", "Tokens in and out, by client of a shared proxy."),

@@ -33,7 +33,7 @@ from claude_proxy.shell.observe.journal import CLIENT_CLOSED_REQUEST, UNMAPPED, 
 from claude_proxy.shell.proxy.exchange import Exchange, Outcome, PreparedRequest, Snapshot, new_id
 from claude_proxy.shell.server import access
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter
-from claude_proxy.shell.upstream.client import Waiter
+from claude_proxy.shell.wait.waiter import Waiter
 
 _JSON = {"content-type": "application/json"}
 _EVENT_STREAM = {
@@ -245,13 +245,13 @@ class App:
         if "text/html" not in context.request.headers.get("accept", ""):
             self._health(context)
         elif self._may_look(context):
-            snapshot = self._journal.snapshot()
+            snapshot = self._journal.activity()
             context.respond(200, status_page.headers(), status_page.render(self._site(context, snapshot.now), snapshot))
 
     def _metrics(self, context: RequestContext) -> None:
         if self._may_look(context):
             form = metrics.media_type(context.request.headers.get("accept", ""))
-            body = metrics.render(self._journal.snapshot(), form)
+            body = metrics.render(self._journal.activity(), form)
             context.respond(200, {"content-type": form, "cache-control": "no-store"}, body)
 
     def _watch(self, context: RequestContext) -> None:
@@ -270,7 +270,7 @@ class App:
         feed = status_page.Feed()
         client = Waiter(limit=math.inf, client=context.request.connection)
         while True:
-            snapshot = self._journal.snapshot()
+            snapshot = self._journal.activity()
             if event := feed.next(self._site(context, snapshot.now), snapshot):
                 context.send(event)
             if context.request.is_stopping():
@@ -353,9 +353,9 @@ class App:
         )
 
         def tick(elapsed: float) -> float:
-            for event in stream.wait(elapsed):
+            for event in stream.events_due(elapsed):
                 context.send(event)
-            return stream.due
+            return stream.next_due
 
         outcome = self._ask(context, prepared, token, tick)
         *first, last = stream.finish(outcome.message)
@@ -434,6 +434,6 @@ def _note(record: Record, outcome: Outcome) -> None:
     record.calls = sum(isinstance(block, ToolUse) for block in message.content)
     record.repairs = outcome.repairs or None
     record.continuations = outcome.continuations or None
-    record.slips = outcome.slips or None
+    record.mended_edits = outcome.mended_edits or None
     record.second_ask_error = outcome.second_ask_error
     record.stop_reason = message.stop_reason

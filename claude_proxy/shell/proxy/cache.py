@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
-from claude_proxy.core.steps import Marked, Runner, digest
+from claude_proxy.core.steps import Fingerprinted, Runner, digest
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -115,8 +115,8 @@ class Cache:
 
 def _key(argument: object) -> Hashable:
     """What stands for an argument in a key, which holds no content."""
-    if isinstance(argument, Marked):
-        return argument.mark
+    if isinstance(argument, Fingerprinted):
+        return argument.fingerprint
     if isinstance(argument, str):
         return argument if len(argument) <= _LONG else digest(argument)
     if type(argument) is tuple and argument:

@@ -20,7 +20,7 @@ from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.prompt import render
 from claude_proxy.core.prompt.render import Prompt
 from claude_proxy.core.reply import edit_mending
-from claude_proxy.core.reply.ask_loop import Ask, Asked, Asks, answer_nothing, ask_for_reply, callable_tools, drive
+from claude_proxy.core.reply.ask_loop import Ask, AskResult, Asks, answer_nothing, ask_for_reply, callable_tools, drive
 from claude_proxy.core.securechat.answer import Answer, read_answer
 from claude_proxy.core.securechat.form import encode_form, form_fields, form_type
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
@@ -28,7 +28,8 @@ from claude_proxy.settings.table import DEFAULT_SERVER, Settings
 from claude_proxy.shell.observe.journal import Phase
 from claude_proxy.shell.proxy.cache import Cache
 from claude_proxy.shell.upstream.call_queue import CallQueue
-from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream
+from claude_proxy.shell.wait.waiter import Waiter
 
 T = TypeVar("T")
 _UpstreamKey: TypeAlias = tuple[Hashable, ...]
@@ -92,14 +93,14 @@ class Outcome:
         message: for the client.
         repairs: how often a call that could not be read was asked for again.
         continuations: how often a reply that was cut off was continued.
-        slips: in how many edits a slip of the pen was mended.
+        mended_edits: in how many edits what the model changed by mistake was mended.
         second_ask_error: the class of the failure that ended the asking again.
     """
 
     message: Message
     repairs: int = 0
     continuations: int = 0
-    slips: int = 0
+    mended_edits: int = 0
     second_ask_error: str | None = None
 
 
@@ -285,7 +286,7 @@ class Exchange:
             return health
 
 
-def _asks(prepared: PreparedRequest) -> Asks[Asked]:
+def _asks(prepared: PreparedRequest) -> Asks[AskResult]:
     """What is to be asked, one thing after the other."""
     request = prepared.request
     return ask_for_reply(
@@ -346,18 +347,18 @@ def _find_upstreams(settings: Settings, known: Mapping[_UpstreamKey, Upstream]) 
     return {_key_of(site): known.get(_key_of(site)) or Upstream(site) for site in sites}
 
 
-def _outcome(request: Request, asked: Asked, message_id: str) -> Outcome:
+def _outcome(request: Request, asked: AskResult, message_id: str) -> Outcome:
     """The reply as the client wants it.
 
     Thinking is left out where the request does not allow it, unless the model has said nothing else.
     """
     read = asked.reply
     blocks: list[ContentBlock] = []
-    slips = 0
+    mended_edits = 0
     for block in read.content:
         if isinstance(block, ToolUse):
             arguments = edit_mending.mend_edit(block.input, lambda: edit_mending.shown_texts(request.messages))
-            slips += arguments is not None
+            mended_edits += arguments is not None
             blocks.append(replace(block, input=arguments or block.input))
         elif not isinstance(block, Thinking):
             blocks.append(block)
@@ -368,4 +369,4 @@ def _outcome(request: Request, asked: Asked, message_id: str) -> Outcome:
     message = Message(
         message_id, request.model, tuple(blocks), read.stop_reason, asked.usage, read.stop_sequence, request.extras
     )
-    return Outcome(message, asked.repairs, asked.continuations, slips, asked.failure)
+    return Outcome(message, asked.repairs, asked.continuations, mended_edits, asked.failure)

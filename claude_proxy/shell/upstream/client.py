@@ -21,8 +21,6 @@ from claude_proxy.shell.upstream.route import Route
 from claude_proxy.shell.upstream.stream import Network
 from claude_proxy.shell.wait.waiter import OutOfTime, Waiter
 
-__all__ = ["HttpAnswer", "Upstream", "Waiter"]
-
 _WITH_HEAD = 64 * 1024  # bytes of a body that go out with the head: a small request takes one call, and one packet
 
 

@@ -1,4 +1,5 @@
-"""Waiting for a socket on behalf of one request: within limits of time, and with an eye on the client.
+"""Waiting without losing sight of anything: for sockets on behalf of one request, and for signals.
 
-Main words: `Waiter`, `OutOfTime`, `Signal`.
+A `Waiter` waits within limits of time and keeps an eye on the client. Main words: `Waiter`, `OutOfTime`, `Signal`,
+`Wakeup`.
 """

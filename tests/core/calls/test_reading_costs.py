@@ -7,7 +7,7 @@ from core_samples import BASH, READ, WRITE, by_name, evil_texts, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_proxy.core.calls.reading_costs import Choice, ReadingCosts, State, Weight
+from claude_proxy.core.calls.reading_costs import ReadingCosts, State, TagRole, Weight
 from claude_proxy.core.calls.tags import TaggedText, find_tags
 from claude_proxy.core.calls.vocabulary import Vocabulary
 
@@ -68,6 +68,6 @@ def test_a_value_can_always_go_on_and_its_cost_is_that_of_the_cheapest_choice(te
     found = costs(text, cut=cut)
     assert len(found.rest) == len(found.choices) + 1
     for row, choices in zip(found.rest, found.choices, strict=False):
-        assert Choice.KEEP in [choice for _, choice in choices]
+        assert TagRole.KEEP in [choice for _, choice in choices]
         assert row[State.IN_VALUE] == min(cost for cost, _ in choices)
         assert len(row) == len(State)

@@ -134,7 +134,7 @@ def stream_of(
     """A whole response: the events sent at the given moments, then those of the finished message."""
     opening = opening_message(message.id, message.model, 7)
     stream = EventStream(opening, thinking=thinking, delay=DELAY, interval=INTERVAL)
-    data = b"".join(piece for elapsed in waits for piece in stream.wait(elapsed))
+    data = b"".join(piece for elapsed in waits for piece in stream.events_due(elapsed))
     return stream, parse_events(data + b"".join(stream.finish(message)))
 
 
@@ -287,7 +287,7 @@ def timeline(
     sent: list[tuple[float, str]] = []
     for half_seconds in range(int(until * 2) + 1):
         elapsed = half_seconds / 2
-        for each in parse_events(b"".join(stream.wait(elapsed))):
+        for each in parse_events(b"".join(stream.events_due(elapsed))):
             inner: Json = each.get("delta") or each.get("content_block") or each
             sent.append((elapsed, inner["type"]))
     return sent
@@ -328,11 +328,11 @@ def test_nothing_is_sent_before_the_delay() -> None:
 
 def test_what_is_due_says_when_to_look_again() -> None:
     stream = EventStream(opening_message("msg_1", "m", 7), thinking=True, delay=DELAY, interval=INTERVAL)
-    assert (stream.due, stream.started) == (15.0, False)
-    assert list(stream.wait(14.9)) == []
-    assert list(stream.wait(17.0)) != []
-    assert (stream.due, stream.started) == (27.0, True)
-    assert list(stream.wait(26.9)) == []
+    assert (stream.next_due, stream.started) == (15.0, False)
+    assert list(stream.events_due(14.9)) == []
+    assert list(stream.events_due(17.0)) != []
+    assert (stream.next_due, stream.started) == (27.0, True)
+    assert list(stream.events_due(26.9)) == []
 
 
 def test_a_text_that_comes_after_five_minutes_fills_the_block_that_is_open() -> None:
@@ -378,7 +378,7 @@ def test_an_error_event_says_overloaded_where_streaming_again_can_help(failure: 
 @pytest.mark.parametrize("waits", [[15], [15, 25], [15, 290, 310]])
 def test_no_block_is_complete_while_waiting_so_an_error_can_still_be_told(thinking: bool, waits: list[float]) -> None:
     stream = EventStream(opening_message("msg_1", "m", 7), thinking=thinking, delay=DELAY, interval=INTERVAL)
-    events = parse_events(b"".join(piece for elapsed in waits for piece in stream.wait(elapsed)))
+    events = parse_events(b"".join(piece for elapsed in waits for piece in stream.events_due(elapsed)))
     assert "content_block_stop" not in names(events)
 
 

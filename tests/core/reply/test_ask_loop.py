@@ -14,7 +14,7 @@ from claude_proxy.core.messages.content import ContentBlock, Text, Thinking, Too
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.response import to_bytes
 from claude_proxy.core.prompt.render import Prompt, render
-from claude_proxy.core.reply.ask_loop import Ask, Asked, answer_nothing, ask_for_reply, drive
+from claude_proxy.core.reply.ask_loop import Ask, AskResult, answer_nothing, ask_for_reply, drive
 from claude_proxy.core.reply.read import Reply
 from claude_proxy.core.securechat.answer import Answer
 from claude_proxy.errors import InvalidDocument, ProxyError, UpstreamTimeout
@@ -59,7 +59,7 @@ class Model:
             raise answer
         return Answer(answer, 10, 5) if isinstance(answer, str) else Answer(*answer)
 
-    def ask(self, **fields: Any) -> tuple[Reply, Asked]:
+    def ask(self, **fields: Any) -> tuple[Reply, AskResult]:
         messages = [{"role": "user", "content": "Do it."}]
         body = {"model": "m", "max_tokens": 1000, "messages": messages, **fields}
         request = parse_request(to_bytes(body))

@@ -164,44 +164,44 @@ def journal(clock: Clock) -> Journal:
 def test_a_running_request_is_seen_until_it_is_finished(journal: Journal, clock: Clock) -> None:
     record = Record("req_1", route=MESSAGES)
     journal.begin(record)
-    (first,) = journal.snapshot().running
+    (first,) = journal.activity().running
     assert first == (clock.now, Record("req_1", route=MESSAGES), "preparing")
 
     record.model, record.alias, record.stream = "claude-sonnet-4", "claude", True
     journal.set_phase("req_1", "waiting for a turn")
-    seen = journal.snapshot()
+    seen = journal.activity()
     assert seen.running == ((clock.now, record, "waiting for a turn"),)
     assert first.record.alias is None, "what was seen stays as it was"
     assert seen.waiting == 1
 
     journal.set_phase("req_1", "asking")
-    assert journal.snapshot().waiting == 0
+    assert journal.activity().waiting == 0
     journal.request(record)
-    assert journal.snapshot().running == ()
+    assert journal.activity().running == ()
 
 
 def test_a_turn_of_a_request_that_has_ended_is_nothing(journal: Journal) -> None:
     journal.set_phase("req_1", "asking")
-    assert journal.snapshot().running == ()
+    assert journal.activity().running == ()
 
 
 def test_the_last_hundred_are_kept_the_newest_first(journal: Journal) -> None:
     for number in range(KEPT + 50):
         journal.request(finished(request_id=f"req_{number}"))
-    kept = journal.snapshot().finished
+    kept = journal.activity().finished
     assert [each.record.request_id for each in kept] == [f"req_{number}" for number in reversed(range(50, KEPT + 50))]
 
 
 @pytest.mark.parametrize("route", ["GET /metrics", "GET /health", "HEAD /", "GET /v1/models"])
 def test_who_only_looks_does_not_push_out_what_is_looked_at(journal: Journal, route: str) -> None:
     journal.request(finished(route=route, alias=None))
-    after = journal.snapshot()
+    after = journal.activity()
     assert (after.finished, dict(after.totals.durations)) == ((), {})
     assert after.totals.requests == {(route, 200, ""): 1}
 
 
 def test_a_snapshot_stays_as_it_was(journal: Journal) -> None:
-    before = journal.snapshot()
+    before = journal.activity()
     journal.begin(Record("req_2"))
     journal.request(finished(input_tokens=5, calls=1))
     assert (before.running, before.finished, dict(before.totals.requests)) == ((), (), {})
@@ -219,7 +219,7 @@ def test_an_hour_of_minutes(journal: Journal, clock: Clock) -> None:
     journal.request(finished(status=200, error="UpstreamTimeout", seconds=600.0))
     journal.request(finished(route="POST /v1/messages/count_tokens"))
     clock.now += 180
-    minutes = journal.snapshot().minutes
+    minutes = journal.activity().minutes
     assert len(minutes) == MINUTES
     assert [b.begins - a.begins for a, b in pairwise(minutes)] == [60.0] * (MINUTES - 1)
     assert minutes[-1].begins <= clock.now < minutes[-1].begins + 60
@@ -230,7 +230,7 @@ def test_an_hour_of_minutes(journal: Journal, clock: Clock) -> None:
     assert not any(minute.requests for minute in minutes[:-5] + minutes[-3:])
 
     clock.now += 3600
-    assert not any(minute.requests for minute in journal.snapshot().minutes)
+    assert not any(minute.requests for minute in journal.activity().minutes)
 
 
 def test_a_clock_that_is_put_back_loses_nothing(journal: Journal, clock: Clock) -> None:
@@ -238,16 +238,16 @@ def test_a_clock_that_is_put_back_loses_nothing(journal: Journal, clock: Clock) 
     clock.now -= 120
     journal.request(finished())
     clock.now += 120
-    assert sum(minute.requests for minute in journal.snapshot().minutes) == 2
+    assert sum(minute.requests for minute in journal.activity().minutes) == 2
 
 
 def test_the_sums(journal: Journal) -> None:
     journal.request(finished(input_tokens=100, output_tokens=7, calls=2, repairs=1, first_byte=0.5, seconds=3.0))
-    journal.request(finished(input_tokens=50, slips=1, continuations=3, second_ask_error="UpstreamTimeout"))
+    journal.request(finished(input_tokens=50, mended_edits=1, continuations=3, second_ask_error="UpstreamTimeout"))
     journal.request(finished(alias=UNMAPPED, status=529, error="ModelOverloaded"))
     journal.request(finished(alias=None, status=401, error="AuthenticationFailed"))
     journal.request(finished(status=499, error="ClientGone"))
-    totals = journal.snapshot().totals
+    totals = journal.activity().totals
     assert totals.requests == {
         (MESSAGES, 200, "claude"): 2,
         (MESSAGES, 529, "other"): 1,
@@ -256,7 +256,7 @@ def test_the_sums(journal: Journal) -> None:
     }
     assert (totals.input_tokens, totals.output_tokens) == ({"claude": 150}, {"claude": 7})
     assert (totals.calls, totals.repairs) == ({"claude": 2}, {"claude": 1})
-    assert (totals.continuations, totals.slips) == ({"claude": 3}, {"claude": 1})
+    assert (totals.continuations, totals.mended_edits) == ({"claude": 3}, {"claude": 1})
     assert totals.disconnects == 1
     failures = {name: count for name, count in totals.upstream_failures.items() if count}
     assert failures == {"UpstreamTimeout": 1, "ModelOverloaded": 1}, "a client's wrong token is none of REDCap's"
@@ -277,7 +277,7 @@ def test_the_number_of_labels_is_bounded() -> None:
     journal = Journal("error", out=io.StringIO(), most_aliases=3)
     for number in range(10):
         journal.request(finished(alias=f"alias-{number}", input_tokens=1))
-    assert journal.snapshot().totals.input_tokens == {"alias-0": 1, "alias-1": 1, "alias-2": 1, "other": 7}
+    assert journal.activity().totals.input_tokens == {"alias-0": 1, "alias-1": 1, "alias-2": 1, "other": 7}
 
 
 def test_many_threads_at_once(journal: Journal) -> None:
@@ -286,12 +286,12 @@ def test_many_threads_at_once(journal: Journal) -> None:
             record = finished(request_id=f"req_{number}_{each}", input_tokens=1)
             journal.begin(record)
             journal.set_phase(record.request_id, "asking")
-            journal.snapshot()
+            journal.activity()
             journal.request(record)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    seen = journal.snapshot()
+    seen = journal.activity()
     assert seen.running == ()
     assert seen.totals.requests == {(MESSAGES, 200, "claude"): 800}
     assert sum(minute.input_tokens for minute in seen.minutes) == 800

@@ -35,7 +35,7 @@ def families(text: str, form: str = metrics.TEXT) -> dict[str, Any]:
 
 
 def read(made: Journal, form: str = metrics.TEXT) -> dict[str, Any]:
-    return families(metrics.render(made.snapshot(), form).decode(), form)
+    return families(metrics.render(made.activity(), form).decode(), form)
 
 
 def values(family: Any, suffix: str = "") -> dict[tuple[str, ...], float]:
@@ -54,7 +54,7 @@ def test_what_there_is_from_the_start(form: str) -> None:
     assert values(found["claude_proxy_requests_in_flight"]) == {(): 0}
     assert values(found["claude_proxy_requests_waiting"]) == {(): 0}
     assert values(found["claude_proxy_client_disconnects"]) == {(): 0}
-    assert values(found["claude_proxy_start_time_seconds"])[()] == pytest.approx(made.snapshot().started, abs=0.01)
+    assert values(found["claude_proxy_start_time_seconds"])[()] == pytest.approx(made.activity().started, abs=0.01)
     failures = values(found["claude_proxy_upstream_failures"])
     assert ("UpstreamTimeout",) in failures
     assert set(failures.values()) == {0}
@@ -62,7 +62,14 @@ def test_what_there_is_from_the_start(form: str) -> None:
 
 @FORMS
 def test_requests_and_their_sums(form: str) -> None:
-    amounts = {"input_tokens": 1000, "output_tokens": 10, "calls": 2, "repairs": 1, "continuations": 3, "slips": 4}
+    amounts = {
+        "input_tokens": 1000,
+        "output_tokens": 10,
+        "calls": 2,
+        "repairs": 1,
+        "continuations": 3,
+        "mended_edits": 4,
+    }
     found = read(journal(record(**amounts), record(**amounts), record(alias=UNMAPPED, status=499)), form)
     assert values(found["claude_proxy_requests"]) == {(MESSAGES, "200", "claude"): 2, (MESSAGES, "499", "other"): 1}
     assert values(found["claude_proxy_client_disconnects"]) == {(): 1}

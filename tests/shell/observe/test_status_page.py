@@ -228,7 +228,7 @@ class Outline(HTMLParser):
 
 
 def test_the_page_is_well_formed_and_reaches_nobody() -> None:
-    outline = Outline(render(site(), journal(*[record()] * 3).snapshot()))
+    outline = Outline(render(site(), journal(*[record()] * 3).activity()))
     assert [outline.count(tag) for tag in ("h1", "main", "header", "footer", "script", "style")] == [1] * 6
     assert outline.count("caption") == outline.count("table") > 0
     ids = [found for _, attributes in outline.elements if (found := attributes.get("id"))]
@@ -249,17 +249,17 @@ def test_the_policy_lets_run_just_what_is_there() -> None:
 
 
 def test_no_text_becomes_markup() -> None:
-    usual = Outline(render(site(), journal(record(error="X")).snapshot()))
+    usual = Outline(render(site(), journal(record(error="X")).activity()))
     settings = Settings(f"https://{NASTY}/api/", model_map={NASTY: "claude"})
     its_site = describe_site(settings, lambda _: Health(), now=NOW, monotonic=0)
-    page = render(its_site, journal(record(model=NASTY, alias=NASTY, error=NASTY)).snapshot())
+    page = render(its_site, journal(record(model=NASTY, alias=NASTY, error=NASTY)).activity())
     assert [tag for tag, _ in Outline(page).elements] == [tag for tag, _ in usual.elements]
     assert b"alert('a')" not in page
 
 
 def test_a_request_in_all_its_figures() -> None:
     amounts = {"input_tokens": 12345, "output_tokens": 67, "calls": 8, "repairs": 1, "continuations": 2}
-    rows = status_page.parts(site(), journal(record(**amounts, first_byte=1.04)).snapshot())["finished"]
+    rows = status_page.parts(site(), journal(record(**amounts, first_byte=1.04)).activity())["finished"]
     cells = dict(re.findall(r'<td data-label="([^"]*)"[^>]*>(.*?)</td>', rows))
     assert cells == {
         "Model → alias": "claude-sonnet-4 → <b>claude</b>",
@@ -285,14 +285,14 @@ def test_a_request_in_all_its_figures() -> None:
     ],
 )
 def test_what_became_of_a_request(changes: dict[str, Any], shown: str) -> None:
-    assert shown in status_page.parts(site(), journal(record(**changes)).snapshot())["finished"]
+    assert shown in status_page.parts(site(), journal(record(**changes)).activity())["finished"]
 
 
 def test_what_runs_and_what_waits() -> None:
     made = journal()
     made.begin(record(stream=True))
     made.set_phase("req_1", "waiting for a turn")
-    parts = status_page.parts(site(), made.snapshot())
+    parts = status_page.parts(site(), made.activity())
     assert "waiting for a turn" in parts["running"]
     assert "1 <small>1 waiting" in parts["figures"]
 
@@ -308,7 +308,7 @@ def test_the_health_of_aliases() -> None:
     claude = next(each for each in its_site.aliases if each.name == "claude")
     assert claude.answered_at == NOW - 10
     assert "my-*" in claude.models
-    shown = status_page.parts(its_site, journal().snapshot())["aliases"]
+    shown = status_page.parts(its_site, journal().activity())["aliases"]
     rows = {row[: row.index("<")]: row for row in shown.split("<b>")[1:]}
     for alias, words in (("claude", "answers"), ("gpt-4o", "answered before"), ("o1", "has not answered")):
         assert f">{words}</td>" in rows[alias]
@@ -334,7 +334,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_charts_are_drawn_within_their_frame() -> None:
     made = journal(record(seconds=600.0, input_tokens=10**7), record(status=502, error="X"), record())
-    charts = status_page.parts(site(), made.snapshot())["charts"]
+    charts = status_page.parts(site(), made.activity())["charts"]
     assert "5 min 2 s on average, the longest 10 min 0 s" in charts
     tops = [float(base) - float(height) for base, height in re.findall(r"M\d+ ([\d.]+)v-([\d.]+)", charts)]
     assert len(tops) == 5  # a bar of answered ones, of failures, of the average, of the longest, of tokens
@@ -370,11 +370,11 @@ def data(event: bytes) -> dict[str, str]:
 
 def test_a_feed_sends_all_at_first_and_then_what_has_changed() -> None:
     made, feed = journal(), Feed()
-    first = data(feed.next(site(), made.snapshot()))
-    assert {*status_page.parts(site(), made.snapshot()), "start", "news"} == set(first)
-    assert feed.next(site(), made.snapshot()) == b""
+    first = data(feed.next(site(), made.activity()))
+    assert {*status_page.parts(site(), made.activity()), "start", "news"} == set(first)
+    assert feed.next(site(), made.activity()) == b""
     made.request(record())
-    second = data(feed.next(site(), made.snapshot()))
+    second = data(feed.next(site(), made.activity()))
     assert set(second) == {"figures", "charts", "finished", "news"}
     assert second["news"] == "In the last hour 1 requests ended, 0 of them failed; 0 in flight."
 
@@ -382,12 +382,12 @@ def test_a_feed_sends_all_at_first_and_then_what_has_changed() -> None:
 def test_a_feed_gives_signs_of_life() -> None:
     now = [NOW]
     made, feed = Journal("error", out=io.StringIO(), clock=lambda: now[0]), Feed()
-    feed.next(site(), made.snapshot())
+    feed.next(site(), made.activity())
     now[0] += 14
-    assert feed.next(site(), made.snapshot()) == b""
+    assert feed.next(site(), made.activity()) == b""
     now[0] += 2
-    assert feed.next(site(), made.snapshot()) == b": alive\n\n"
-    assert feed.next(site(), made.snapshot()) == b""
+    assert feed.next(site(), made.activity()) == b": alive\n\n"
+    assert feed.next(site(), made.activity()) == b""
 
 
 def watch(proxy: Proxy) -> Wire:

@@ -40,7 +40,7 @@ from claude_proxy.core.messages.json_node import NEW_VERSION, OLD_VERSION, Rules
 from claude_proxy.core.messages.request import parse_request
 from claude_proxy.core.messages.tools import read_tools
 from claude_proxy.core.prompt import render
-from claude_proxy.core.prompt.render import View, describe_system, prepare_message, prepare_text, prepare_tools
+from claude_proxy.core.prompt.render import RenderOptions, describe_system, prepare_message, prepare_text, prepare_tools
 from claude_proxy.core.securechat import form
 from claude_proxy.errors import InvalidRequest
 from claude_proxy.shell.proxy.cache import IDLE, Cache
@@ -483,7 +483,7 @@ def test_betas_are_not_kept(cache: Cache) -> None:
 # --- everything that a step depends on --------------------------------------------------------------------------------
 
 
-VIEW = View(sees=True, reads_pdfs=True, family="chat", tokenizer="openai", armoured=True)
+VIEW = RenderOptions(sees=True, reads_pdfs=True, family="chat", tokenizer="openai", armoured=True)
 RUN, TYPED = tool("Run", {"x": {}}), tool("Run", {"x": {"type": "string"}})
 LATER = replace(tool("Later"), defer_loading=True)
 TOOLS = prepare_tools((RUN, LATER), VIEW)
@@ -572,7 +572,7 @@ PAIRS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
 
 def shape(result: Any) -> Any:
     """What can be compared of a result."""
-    return (result.tools, result.described) if isinstance(result, render.Toolbox) else result
+    return (result.tools, result.described) if isinstance(result, render.PreparedTools) else result
 
 
 def exactly(result: Any) -> str:

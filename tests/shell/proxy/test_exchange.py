@@ -18,7 +18,8 @@ from claude_proxy.demo.simulator import ModelReply, Received
 from claude_proxy.errors import ModelNeverAnswered, ModelOverloaded, PromptTooLong, ProxyError
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.proxy.exchange import Exchange, PreparedRequest, new_id
-from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream
+from claude_proxy.shell.wait.waiter import Waiter
 
 TOOL = {
     "name": "Write",
@@ -311,7 +312,7 @@ def test_a_conversation_is_kept_while_it_goes_on_and_no_longer(exchange: Exchang
         prepared(exchange)
         exchange.forget_idle(now + seconds)
         assert kept(exchange)
-    exchange.forget_idle(now + 500)
+    exchange.forget_idle(now + 490)
     assert kept(exchange)
     exchange.forget_idle(now + 701)
     assert not kept(exchange)

@@ -280,7 +280,7 @@ def test_the_calls_before_one_at_the_limit_are_run_if_the_continuation_fails(red
     assert calls_in(message) == [{"file_path": "/first.txt", "content": "small"}]
 
 
-# --- armour slips -----------------------------------------------------------------------------------------------------
+# --- armour that was lost --------------------------------------------------------------------------------------------
 
 
 def test_an_edit_whose_entities_lost_their_armour_still_fits(redcap: Redcap, proxy: Proxy) -> None:
@@ -310,7 +310,7 @@ def test_an_edit_whose_entities_lost_their_armour_still_fits(redcap: Redcap, pro
         "old_string": "int *p = &sum;\nreturn *p;",
         "new_string": "int *p = &sum;\nreturn *p + 1;",
     }
-    assert "slips=1" in proxy.journal_line("POST /v1/messages")
+    assert "mended_edits=1" in proxy.journal_line("POST /v1/messages")
 
 
 def test_a_module_that_no_longer_decodes(redcap: Redcap, start_proxy: StartProxy) -> None:

@@ -17,8 +17,9 @@ import pytest
 from conftest import PATIENCE
 from faults import OK, SECRET, Peer, Script, Server, answer_once, answering, keep_answering, post, take_and_close
 
+from claude_proxy.core.http1.answer import HttpAnswer
 from claude_proxy.errors import UpstreamMisconfigured, UpstreamTimeout, UpstreamUnreachable
-from claude_proxy.shell.upstream.client import HttpAnswer, Upstream
+from claude_proxy.shell.upstream.client import Upstream
 from claude_proxy.shell.upstream.fake_stream import FakeNetwork, FakeStream
 
 MB = 1024 * 1024

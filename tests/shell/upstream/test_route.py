@@ -9,9 +9,10 @@ import faults
 import pytest
 from faults import OK, SECRET, post
 
+from claude_proxy.core.http1.answer import HttpAnswer
 from claude_proxy.errors import ProxyError, UpstreamMisconfigured
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.upstream.client import HttpAnswer, Upstream
+from claude_proxy.shell.upstream.client import Upstream
 from claude_proxy.shell.upstream.fake_stream import FakeNetwork, FakeStream
 
 URL = "https://redcap.test/api/"

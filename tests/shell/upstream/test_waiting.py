@@ -18,11 +18,11 @@ from faults import OK, Peer, Server, post
 
 from claude_proxy.errors import ClientGone, ProxyError, UpstreamUnreachable
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.upstream.client import Upstream, Waiter
+from claude_proxy.shell.upstream.client import Upstream
 from claude_proxy.shell.upstream.fake_stream import FakeNetwork
 from claude_proxy.shell.upstream.resolve import Resolver
 from claude_proxy.shell.upstream.stream import Network
-from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime, ready_by_select
+from claude_proxy.shell.wait.waiter import READ, WRITE, OutOfTime, Waiter, ready_by_select
 
 Client: TypeAlias = "tuple[socket.socket, socket.socket]"
 BIG = 32 * 1024 * 1024
