@@ -386,7 +386,7 @@ def test_a_fault_of_a_client_leaves_nothing_behind(serve: Serve, fault: str, sta
     eventually(lambda: len(site.server.connections) == 0)
     eventually(lambda: not set(threading.enumerate()) - threads)
     eventually(lambda: not open_files() - files)
-    assert site.server.bodies.taken == 0
+    eventually(lambda: site.server.bodies.taken == 0)  # a connection may be accepted when its client has gone already
     assert site.is_well()
     assert not site.application.reports
 
