@@ -185,6 +185,7 @@ def test_entities_are_not_checked_if_no_alias_answers(redcap: Redcap) -> None:
     assert network(settings_for(redcap))["entities"].status == "skipped"
 
 
+@pytest.mark.slow
 def test_an_alias_that_never_answers_is_given_up(redcap: Redcap) -> None:
     end = threading.Event()
 

@@ -312,6 +312,7 @@ WORK: list[tuple[str, Any, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "schema"), [row[1:] for row in WORK], ids=[row[0] for row in WORK])
 def test_the_work_is_what_was_allowed_at_most(value: Any, schema: Any) -> None:
     def work(allowed: int) -> int:

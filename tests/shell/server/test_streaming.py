@@ -208,6 +208,7 @@ def test_a_failure_after_the_delay_is_one_error_event(
     assert kind != "overloaded_error" or "error=ModelOverloaded" in soon.journal_line(error["request_id"])
 
 
+@pytest.mark.slow
 def test_a_time_out_after_the_delay_lets_the_client_stream_again(redcap: Redcap, start_proxy: StartProxy) -> None:
     gate = Gate("too late")
     redcap.queue(gate)

@@ -446,6 +446,7 @@ def test_a_silence_before_the_answer_is_the_model_thinking(serve: Serve, announc
     assert post(serve(think, silence_timeout=0.1)[0]).body == b"ok"
 
 
+@pytest.mark.slow
 def test_a_drip_is_no_silence(serve: Serve) -> None:
     def drip(peer: Peer) -> None:
         peer.read_request()
