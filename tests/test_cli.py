@@ -270,6 +270,7 @@ def test_a_proxy_ends_with_its_terminal(starter: Starter) -> None:
         assert terminal.end() == -signal.SIGHUP
 
 
+@pytest.mark.slow
 def test_nohup_lets_a_proxy_outlive_its_terminal(starter: Starter) -> None:
     nohup, out = shutil.which("nohup"), starter.folder / "nohup.out"
     if nohup is None:
@@ -361,6 +362,7 @@ def test_a_running_request_is_answered_before_the_end(redcap: Redcap, starter: S
         assert process.wait() == OK
 
 
+@pytest.mark.slow
 def test_when_the_grace_is_over_the_others_are_told_to_try_again(redcap: Redcap, starter: Starter) -> None:
     gates = [Gate("Too late."), Gate("Too late.")]
     redcap.queue(*gates)

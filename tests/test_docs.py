@@ -92,6 +92,7 @@ def functions(path: Path) -> set[str]:
     return {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)}
 
 
+@pytest.mark.slow
 def test_every_promise_is_held_by_tests_that_exist() -> None:
     lost = [
         test

@@ -403,6 +403,7 @@ def test_a_malformed_dotenv_file_is_reported(home: Path) -> None:
     assert "line 1" in examine(home, URL)["settings"].message
 
 
+@pytest.mark.slow
 def test_the_port_is_free_or_taken_by_a_proxy_or_by_another_program(start_proxy: StartProxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
