@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REDCAP = "https://redcap.example.edu/api/"
 DEPLOY = ROOT / "deploy"
 COMPOSE = (ROOT / "docker-compose.yml", DEPLOY / "compose.replicas.yml")
-PATIENCE = 60
+PATIENCE = 240
 
 
 def run(*command: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:

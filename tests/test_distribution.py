@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "claude_proxy"
-PATIENCE = 60
+PATIENCE = 240
 PYTHONS = [
     python
     for folder in [Path.home() / ".pyenv" / "versions"]

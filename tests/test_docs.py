@@ -36,7 +36,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-PATIENCE = 60
+PATIENCE = 240
 
 
 def name_of(value: Any) -> str | None:
