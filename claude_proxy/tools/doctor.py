@@ -39,6 +39,7 @@ _VERSION_LIMIT = 20.0  # seconds for Claude Code to say its version
 _MOST_SHOWN = 80  # characters of a value
 
 
+# Above 40 lines, half of them docstring: the checks stand in the order in which they are shown.
 def examine(
     environ: Mapping[str, str],
     folder: Path,

@@ -44,6 +44,7 @@ class Reply:
         return sum(isinstance(block, ToolUse) for block in self.content)
 
 
+# Above 40 lines, a third of them docstring: one pass from text to blocks, whose steps share their places in the text.
 def read_reply(
     text: str,
     tools: Mapping[str, Tool],
