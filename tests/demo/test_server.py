@@ -11,41 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import PATIENCE
+from simulated import FIELDS, Script
 
 from claude_proxy.demo import form, pages
 from claude_proxy.demo.model import ModelRequest
 from claude_proxy.demo.pages import CannedResponse
-from claude_proxy.demo.simulator import ModelReply, Received, Simulator
+from claude_proxy.demo.simulator import Received, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-FIELDS = {
-    "token": "0123456789ABCDEF0123456789ABCDEF",
-    "content": "externalModule",
-    "prefix": "secure_chat_ai",
-    "format": "json",
-    "returnFormat": "json",
-    "action": "messages",
-    "model": "gpt-4o",
-    "system": "Be brief.",
-    "messages": '[{"role":"user","content":"hello"}]',
-}
-
-
-class Script:
-    """A model that keeps what it was asked, and answers what it was told to."""
-
-    def __init__(self, reply: ModelReply | str | Exception = "hi") -> None:
-        self.reply = reply
-        self.asked: list[ModelRequest] = []
-
-    def __call__(self, request: ModelRequest) -> ModelReply | str:
-        self.asked.append(request)
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        return self.reply
-
 
 TEXTS = ["plain", "", "a\r\n--b\r\n\r\nc\r\n", "&amp;=+%20 é 😀\n", "\r\n\r\n", '"quoted"; name="x"']
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from html.entities import name2codepoint
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from simulated import FIELDS, Script
 
 from claude_proxy.demo import pages, php
 from claude_proxy.demo.model import ModelFailure, ModelRequest
@@ -14,35 +15,7 @@ from claude_proxy.demo.module import NETWORK_APOLOGY, REPHRASE_APOLOGY
 from claude_proxy.demo.pages import CannedResponse
 from claude_proxy.demo.simulator import ModelReply, Received, Simulator
 
-if TYPE_CHECKING:
-    pass
-
-FIELDS = {
-    "token": "0123456789ABCDEF0123456789ABCDEF",
-    "content": "externalModule",
-    "prefix": "secure_chat_ai",
-    "format": "json",
-    "returnFormat": "json",
-    "action": "messages",
-    "model": "gpt-4o",
-    "system": "Be brief.",
-    "messages": '[{"role":"user","content":"hello"}]',
-}
 NOT_GIVEN: dict[str, Any] = {}
-
-
-class Script:
-    """A model that keeps what it was asked, and answers what it was told to."""
-
-    def __init__(self, reply: ModelReply | str | Exception = "hi") -> None:
-        self.reply = reply
-        self.asked: list[ModelRequest] = []
-
-    def __call__(self, request: ModelRequest) -> ModelReply | str:
-        self.asked.append(request)
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        return self.reply
 
 
 def call(reply: ModelReply | str | Exception = "hi", *, without: str = "", **fields: str) -> CannedResponse:

@@ -14,11 +14,11 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from claude_proxy.core.messages.content import Document, Image
+from claude_proxy.settings.alias_facts import Tokenizer
 
-Tokenizer: TypeAlias = Literal["openai", "claude"]
 Counts: TypeAlias = tuple[int, ...]
 
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.core.aliases import tokens
-from claude_proxy.core.aliases.tokens import Correction, Tokenizer, estimate
+from claude_proxy.core.aliases.tokens import Correction, estimate
+from claude_proxy.settings.alias_facts import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKENIZERS: tuple[Tokenizer, ...] = ("openai", "claude")
