@@ -61,7 +61,7 @@ def env_example() -> str:
     lines = [
         "# Settings of claude-proxy: copy to .env and edit. The environment wins over this file, and this file over",
         "# claude-proxy.toml (see claude-proxy.example.toml; CLAUDE_PROXY_CONFIG names another path of that file).",
-        "# Generated from claude_proxy/settings.py by scripts/generate.py; do not edit here.",
+        "# Generated from claude_proxy/settings/table.py by scripts/generate.py; do not edit here.",
     ]
     for setting in TABLE:
         lines += ["", *(f"# {line}" for line in textwrap.wrap(setting.help, 100))]
