@@ -80,7 +80,9 @@ def _read_with_claude_proxy(case: corpus.Case, tools: Mapping[str, Tool]) -> lis
     numbers = count()
     read = reply.read_reply(case.reply, tools, lambda: f"toolu_{next(numbers)}", cut=case.cut, decoded=case.decoded)
     uses = [block for block in read.content if isinstance(block, ToolUse)]
-    return [(use.name, edit_mending.mend_edit(use.input, lambda: [case.shown]) or use.input) for use in uses]
+    return [
+        (use.name, edit_mending.mend_edit(use.input, edit_mending.Shown([case.shown])) or use.input) for use in uses
+    ]
 
 
 def _agent_tool_parser(module: Any) -> ReadCalls:

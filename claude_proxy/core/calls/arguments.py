@@ -118,16 +118,20 @@ def _unescape(text: str) -> str:
 
 
 _SOURCE_FILE = re.compile(r"\.(?!(?:md|mdx|markdown|rst|qmd|rmd|txt|text|log)$)[A-Za-z]\w{0,9}$", re.IGNORECASE)
-_COMMAND = re.compile(r"command|cmd|script|code|.*json.*", re.IGNORECASE)
+_COMMANDS = frozenset({"command", "cmd", "script", "code"})
 
 
 def _without_fences(arguments: dict[str, Any]) -> dict[str, Any]:
     """Take a command, or what goes into a source file, out of the code fence that is wrapped around all of it."""
     to_source = any(isinstance(value, str) and _SOURCE_FILE.search(value.strip()) for value in arguments.values())
     return {
-        name: _without_fence(value) if isinstance(value, str) and (to_source or _COMMAND.fullmatch(name)) else value
+        name: _without_fence(value) if isinstance(value, str) and (to_source or _takes_code(name)) else value
         for name, value in arguments.items()
     }
+
+
+def _takes_code(name: str) -> bool:
+    return name.lower() in _COMMANDS or "json" in name.lower()
 
 
 def _without_fence(text: str) -> str:

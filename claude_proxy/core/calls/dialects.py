@@ -180,7 +180,7 @@ _SEPARATOR = re.compile(r"[\s,;]*")
 _KEYS = "|".join(
     (*_NAME_KEYS, *_ARGUMENT_KEYS, "type", "id", "tool_calls", "tool_uses", "function_call", "content", "role")
 )
-_CALL_LIKE = rf"""[{{\[][\s{{\[]{{0,40}}+["'“]?(?:{_KEYS})["'”]?\s*:"""
+_CALL_LIKE = rf"""[{{\[][\s{{\[]{{0,40}}+["'“]?(?:{_KEYS})["'”]?\s*+:"""
 
 
 def _tagged_json(match: re.Match[str]) -> _Read | None:
@@ -211,28 +211,28 @@ def _named_json(match: re.Match[str]) -> _Read | None:
     return _Read((Call(match["name"], arguments),), end)
 
 
-_OPENING_FENCE = re.compile(r"\s*```[a-z]*\s*")
-_CLOSING_FENCE = re.compile(r"\s*```")
+_OPENING_FENCE = re.compile(r"\s*+```[a-z]*\s*+")
+_CLOSING_FENCE = re.compile(r"\s*+```")
 _NOTHING_BEHIND = re.compile(r"[`\n ]*\Z")
 
 
 # --- tags -------------------------------------------------------------------------------------------------------------
 
-_QWEN_PARAMETER = re.compile(r"\s*<parameter=(?P<name>[^>\s]+)\s*>")
-_QWEN_END = re.compile(r"\s*</function>(?:\s*</tool_call>)?")
-_QWEN_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>|</tool_call>|\Z))|\n(?=<parameter=)")
+_QWEN_PARAMETER = re.compile(r"\s*+<parameter=(?P<name>[^>\s]+)\s*+>")
+_QWEN_END = re.compile(r"\s*+</function>(?:\s*+</tool_call>)?")
+_QWEN_VALUE_END = re.compile(r"\n?</parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|\Z))|\n(?=<parameter=)")
 _QWEN_INNER_CALL = re.compile(r"\n<function=[^>\n]*>")  # such as in a file about calls
-_GLM_KEY = re.compile(r"\s*<arg_key>\s{0,9}(?P<name>[^<\s]{1,200})\s{0,9}</arg_key>\s*<arg_value>")
-_GLM_VALUE_END = re.compile(r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))")
-_GLM_END = re.compile(r"\s*</tool_call>")
+_GLM_KEY = re.compile(r"\s*+<arg_key>\s{0,9}(?P<name>[^<\s]{1,200})\s{0,9}</arg_key>\s*+<arg_value>")
+_GLM_VALUE_END = re.compile(r"</arg_value>(?=\s*+(?:<arg_key>|</tool_call>|\Z))")
+_GLM_END = re.compile(r"\s*+</tool_call>")
 
 
-_XTML_KEY = re.compile(r'\s*<\|open\|>argument key="(?P<name>[^"<>]*)"[^<>]*<\|sep\|>')
+_XTML_KEY = re.compile(r'\s*+<\|open\|>argument key="(?P<name>[^"<>]*)"[^<>]*<\|sep\|>')
 _XTML_VALUE_END = re.compile(r"<\|close\|>argument<\|sep\|>")
-_XTML_END = re.compile(r"\s*<\|close\|>call<\|sep\|>(?:\s*<\|close\|>tools<\|sep\|>)?")
+_XTML_END = re.compile(r"\s*+<\|close\|>call<\|sep\|>(?:\s*+<\|close\|>tools<\|sep\|>)?")
 
 
-_CUT_OFF = re.compile(r"\s*(?:\Z|<)")
+_CUT_OFF = re.compile(r"\s*+(?:\Z|<)")
 
 
 def _key_values(
@@ -264,11 +264,11 @@ def _find_end(
     """Where a value ends that begins at a position; calls that stand in it whole close nothing."""
     closing = value_end.search(text, start)
     while closing and inner_call and (inner := inner_call.search(text, start, closing.end())):
-        ended = text.find("</function>", inner.end())
-        if ended < 0:
+        start = text.find("</function>", inner.end())
+        if start < 0:
             return None
-        start = ended
-        closing = value_end.search(text, start)
+        if closing.start() < start:
+            closing = value_end.search(text, start)
     return closing
 
 
@@ -281,7 +281,7 @@ _xtml = partial(_key_values, key=_XTML_KEY, value_end=_XTML_VALUE_END, call_end=
 
 # --- Python and lines -------------------------------------------------------------------------------------------------
 
-_PYTHON_CALL = re.compile(r"\s*(?:print\s*\(\s*)?(?P<name>[A-Za-z_][\w.]*)\s*\(")
+_PYTHON_CALL = re.compile(r"\s*+(?:print\s*+\(\s*+)?(?P<name>[A-Za-z_][\w.]*)\s*+\(")
 
 
 def _python_calls(match: re.Match[str]) -> _Read | None:
@@ -298,7 +298,7 @@ def _python_calls(match: re.Match[str]) -> _Read | None:
 
 
 _BEHIND_PYTHON_CALL = re.compile(r"[\s),;]*")
-_PYTHON_END = re.compile(r"\s*(?:\]|```|</tool_code>|<\|python_end\|>|<\|eom_id\|>|<\|eot_id\|>)+")
+_PYTHON_END = re.compile(r"\s*+(?:\]|```|</tool_code>|<\|python_end\|>|<\|eom_id\|>|<\|eot_id\|>)+")
 
 
 def _react(match: re.Match[str]) -> _Read | None:
@@ -324,45 +324,45 @@ DIALECTS: tuple[Dialect, ...] = tuple(
     Dialect(expression(pattern), reader, unmistakable)
     for pattern, reader, unmistakable in (
         # Qwen3-Coder, Llama 3
-        (rf"(?:<tool_call>\s*)?<function={_NAME}\s*>(?=\s*(?:<parameter=|</function>|\Z))", _qwen_coder, True),
-        (rf"(?:<tool_call>\s*|<\|python_tag\|>\s*)?<function={_NAME}\s*>\s*(?=[{{`]|\Z)", _named_json, True),
+        (rf"(?:<tool_call>\s*+)?<function={_NAME}\s*+>(?=\s*+(?:<parameter=|</function>|\Z))", _qwen_coder, True),
+        (rf"(?:<tool_call>\s*+|<\|python_tag\|>\s*+)?<function={_NAME}\s*+>\s*+(?=[{{`]|\Z)", _named_json, True),
         # GLM
-        (rf"<tool_call>\s*{_NAME}\s*(?=<arg_key>|</tool_call>|\Z)", _glm, True),
+        (rf"<tool_call>\s*+{_NAME}\s*+(?=<arg_key>|</tool_call>|\Z)", _glm, True),
         # Hermes, Qwen, MiniMax M1
-        (r"<(?:tool_calls?|function_calls?|tools|tool_use)>\s*(?=[{\[\"]|\Z)", _tagged_json, True),
+        (r"<(?:tool_calls?|function_calls?|tools|tool_use)>\s*+(?=[{\[\"]|\Z)", _tagged_json, True),
         # Llama
-        (r"<\|python_tag\|>\s*(?=[{\[])", _tagged_json, True),
-        (r"<\|python_tag\|>(?=\s*[A-Za-z_])", _python_calls, True),
-        (r"(?:<\|python_start\|>\s*)?\[\s*(?=[A-Za-z_][\w.]*\()", _python_calls, True),
+        (r"<\|python_tag\|>\s*+(?=[{\[])", _tagged_json, True),
+        (r"<\|python_tag\|>(?=\s*+[A-Za-z_])", _python_calls, True),
+        (r"(?:<\|python_start\|>\s*+)?\[\s*+(?=[A-Za-z_][\w.]*\()", _python_calls, True),
         # Mistral
-        (r"\[TOOL_CALLS\]\s*(?=\[\s*\{|\[?\Z)", _tagged_json, True),
-        (rf"(?:\[TOOL_CALLS\]\s*)?{_NAME}\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]\s*(?=\{{|\Z)", _named_json, True),
-        (rf"\[TOOL_CALLS\]\s*{_NAME}\s*(?=\{{|\Z)", _named_json, True),
+        (r"\[TOOL_CALLS\]\s*+(?=\[\s*+\{|\[?\Z)", _tagged_json, True),
+        (rf"(?:\[TOOL_CALLS\]\s*+)?{_NAME}\s*+(?:\[CALL_ID\]\s*+\w+\s*+)?\[ARGS\]\s*+(?=\{{|\Z)", _named_json, True),
+        (rf"\[TOOL_CALLS\]\s*+{_NAME}\s*+(?=\{{|\Z)", _named_json, True),
         # DeepSeek V3 to V3.1, Kimi K2
         (
-            rf"(?:<{_BAR}tool{_GAP}calls{_GAP}(?:section{_GAP})?begin{_BAR}>\s*)?<{_BAR}tool{_GAP}call{_GAP}begin{_BAR}>\s*"
-            rf"(?:function\s*<{_BAR}tool{_GAP}sep{_BAR}>\s*)?{_NAME}\s*"
-            rf"(?:<{_BAR}tool{_GAP}(?:sep|call{_GAP}argument{_GAP}begin){_BAR}>)?\s*(?=[{{`]|\Z)",
+            rf"(?:<{_BAR}tool{_GAP}calls{_GAP}(?:section{_GAP})?begin{_BAR}>\s*+)?<{_BAR}tool{_GAP}call{_GAP}begin{_BAR}>\s*+"
+            rf"(?:function\s*+<{_BAR}tool{_GAP}sep{_BAR}>\s*+)?{_NAME}\s*+"
+            rf"(?:<{_BAR}tool{_GAP}(?:sep|call{_GAP}argument{_GAP}begin){_BAR}>)?\s*+(?=[{{`]|\Z)",
             _named_json,
             True,
         ),
         # Kimi K3
-        (rf"(?:<\|open\|>tools<\|sep\|>\s*)?<\|open\|>call tool=\"{_NAME}\"[^<>]*<\|sep\|>", _xtml, True),
+        (rf"(?:<\|open\|>tools<\|sep\|>\s*+)?<\|open\|>call tool=\"{_NAME}\"[^<>]*<\|sep\|>", _xtml, True),
         # gpt-oss
         (
-            rf"(?:<\|start\|>assistant)?(?:<\|channel\|>\s*\w+)?\s*to={_NAME}\s*(?:<\|channel\|>\s*\w+)?\s*"
-            r"(?:<\|constrain\|>\s*\w+|\b(?:json|code)\b)?\s*<\|message\|>\s*(?=\{|\Z)",
+            rf"(?:<\|start\|>assistant)?(?:<\|channel\|>\s*+\w+)?\s*+to={_NAME}\s*+(?:<\|channel\|>\s*+\w+)?\s*+"
+            r"(?:<\|constrain\|>\s*+\w+|\b(?:json|code)\b)?\s*+<\|message\|>\s*+(?=\{|\Z)",
             _named_json,
             True,
         ),
         # Gemini, Gemma
         (r"(?:```tool_code|tool_code|<tool_code>)[ \t]*\n", _python_calls, False),
-        (rf"(?:<start_function_call>|<\|?tool_call>)\s*call:{_NAME}\s*(?=\{{|\Z)", _named_json, True),
+        (rf"(?:<start_function_call>|<\|?tool_call>)\s*+call:{_NAME}\s*+(?=\{{|\Z)", _named_json, True),
         # objects as in the APIs, in a fence or bare
-        (rf"```(?:json|tool_call|tool_use|tool)?[ \t]*\n\s*(?={_CALL_LIKE})", _fenced_json, False),
+        (rf"```(?:json|tool_call|tool_use|tool)?[ \t]*\n\s*+(?={_CALL_LIKE})", _fenced_json, False),
         (rf"(?={_CALL_LIKE})", _bare_json, False),
         # ReAct
-        (rf"Action:[ \t]*{_NAME}[ \t]*\n\s*Action Input:\s*", _react, True),
+        (rf"Action:[ \t]*{_NAME}[ \t]*\n\s*+Action Input:\s*+", _react, True),
     )
 )
 

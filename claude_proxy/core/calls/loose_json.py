@@ -272,16 +272,17 @@ class _Parser:
 
     def _strings(self, position: int, behind: re.Pattern[str]) -> tuple[str, int]:
         """A string, or several that are joined by `+` or by standing next to each other."""
-        whole, position = self._string(position, behind)
+        part, position = self._string(position, behind)
+        parts = [part]
         while True:
             following = _skip(self.text, position)
             joined = _skip(self.text, following + 1) if self.text.startswith("+", following) else following
             if joined == position or not _OPENING_QUOTE.match(self.text, joined):
-                return whole, position
+                return "".join(parts), position
             if joined == following and _KEY_AHEAD.match(self.text, joined):
-                return whole, position  # no second part but a key; the comma was forgotten
-            more, position = self._string(joined, behind)
-            whole += more
+                return "".join(parts), position  # no second part but a key; the comma was forgotten
+            part, position = self._string(joined, behind)
+            parts.append(part)
 
     def _string(self, position: int, behind: re.Pattern[str]) -> tuple[str, int]:
         opening = _OPENING_QUOTE.match(self.text, position)

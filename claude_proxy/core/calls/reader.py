@@ -184,7 +184,7 @@ class Reader:
         if not following or not known or following.name in known or following.encoded:
             return True
         # A parameter that the tool does not have: the model's mistake, or part of a text of several lines.
-        return self._tagged.starts_line(following) and self._text.find("\n", opening.end, tag.start) < 0
+        return self._tagged.starts_line(following) and self._text.rfind("\n", opening.end, tag.start) < 0
 
     def _end_of_line_before(self, tag: Tag) -> int:
         """Where a value ends that nothing closes: before the line on which the next tag stands."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from typing import TypeVar
 
 from claude_proxy.core.json_schema.types import ALL_TYPES, Schema, properties, types
 from claude_proxy.core.messages.content import Tool
+
+T = TypeVar("T")
 
 _CALL_NUMBER = re.compile(r":\d+$")
 _NAMESPACE = re.compile(r"^.*[.:/]")
@@ -40,9 +43,25 @@ class Vocabulary:
         return frozenset(name.lower() for name in (*self.parameters, *self.known))
 
     def tool(self, name: str) -> Tool | None:
-        """The tool that a model meant by a name."""
-        found = _resolve(name.strip(), self.tools)
-        return None if found is None else self.tools[found]
+        """The tool of exactly that name, else by case, else without a namespace, only if unique.
+
+        `functions.Bash`, `default_api.Bash` and `Bash:0` are Bash; `github.create_issue` is
+        `mcp__github__create_issue`.
+        """
+        name = name.strip()
+        if name in self.tools:
+            return self.tools[name]
+        bare = _CALL_NUMBER.sub("", name)
+        joined = re.sub(r"[.:/]", "__", bare)
+        for candidate in (name, bare, joined, f"mcp__{joined}", _NAMESPACE.sub("", bare)):
+            if found := self._by_case.get(candidate.lower()):
+                return found
+        return None
+
+    @cached_property
+    def _by_case(self) -> Mapping[str, Tool | None]:
+        """The tools by their names in lower case; None for a name that several have."""
+        return _unique(self.tools.items(), str.lower)
 
     def types(self, tool: Tool | None, parameter: str) -> frozenset[str]:
         """The JSON types that a parameter may have, by the name that a model uses; any that the tool does not have."""
@@ -52,20 +71,12 @@ class Vocabulary:
         return types(schema, tool.input_schema)
 
 
-def _resolve(name: str, tools: Collection[str]) -> str | None:
-    """The tool of exactly that name, else by case, else without a namespace, only if unique.
-
-    `functions.Bash`, `default_api.Bash` and `Bash:0` are Bash; `github.create_issue` is `mcp__github__create_issue`.
-    """
-    if name in tools:
-        return name
-    bare = _CALL_NUMBER.sub("", name)
-    joined = re.sub(r"[.:/]", "__", bare)
-    for candidate in (name, bare, joined, f"mcp__{joined}", _NAMESPACE.sub("", bare)):
-        found = [tool for tool in tools if tool.lower() == candidate.lower()]
-        if candidate and len(found) == 1:
-            return found[0]
-    return None
+def _unique(named: Iterable[tuple[str, T]], form: Callable[[str], str]) -> dict[str, T | None]:
+    """What has a name, by a form of that; None for a form that several share."""
+    found: dict[str, T | None] = {}
+    for name, value in named:
+        found[form(name)] = None if form(name) in found else value
+    return found
 
 
 class Parameters:
@@ -82,18 +93,11 @@ class Parameters:
 
     @cached_property
     def _by_case(self) -> Mapping[str, str | None]:
-        return self._by(str.lower)
+        return _unique(zip(self._known, self._known, strict=True), str.lower)
 
     @cached_property
     def _by_letters(self) -> Mapping[str, str | None]:
-        return self._by(_plain)
-
-    def _by(self, form: Callable[[str], str]) -> Mapping[str, str | None]:
-        """The parameters by a form of their names; None for a form that several have."""
-        names: dict[str, str | None] = {}
-        for name in self._known:
-            names[form(name)] = None if form(name) in names else name
-        return names
+        return _unique(zip(self._known, self._known, strict=True), _plain)
 
 
 def _plain(name: str) -> str:

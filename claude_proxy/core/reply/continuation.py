@@ -48,14 +48,31 @@ def without_prefill(prefill: str, text: str) -> str:
         return text
     thought = _THOUGHT.match(text)
     head, rest = (thought[0], text[thought.end() :]) if thought else ("", text)
-    if wrapped := _ADDED.search(rest):
-        behind = (wrapped[2] or "").strip()
-        rest = f"{wrapped[1]}\n{behind}" if behind else wrapped[1]
+    if (inside := _inside_tag(rest)) is not None:
+        added, closing, behind = inside.partition(_CLOSING)  # calls may stand behind the tag
+        added = _without_line_end(added) if closing else added
+        rest = f"{added}\n{behind.strip()}" if behind.strip() else added
     return head + rest.removeprefix(prefill.rstrip())
 
 
-# White space between the tag and the words belongs to them; calls may stand behind the tag.
-_ADDED = re.compile(r"<continuation>(?:[ \t]*\n)?(.*?)(?:\n?[ \t]*</continuation>(.*)|)\Z", re.DOTALL)
+_OPENING, _CLOSING = "<continuation>", "</continuation>"
+
+
+def _inside_tag(text: str) -> str | None:
+    """What stands behind the tag that was to be put around a continuation; None where it is missing.
+
+    White space between the tag and the words belongs to them, unless it only puts them on a line of their own.
+    """
+    _, opening, inside = text.partition(_OPENING)
+    if not opening:
+        return None
+    blank, line_end, rest = inside.partition("\n")
+    return rest if line_end and not blank.strip(" \t") else inside
+
+
+def _without_line_end(text: str) -> str:
+    """A text without the end of a line before a closing tag, and the indentation of that."""
+    return text.rstrip(" \t").removesuffix("\n")
 
 
 # --- continuation -----------------------------------------------------------------------------------------------------
@@ -75,7 +92,9 @@ def find_seam(text: str) -> Seam:
     The last line alone may be a mere bracket; so the anchor takes in lines before it until it is long enough to stand
     nowhere else. An entity that was cut in the middle has not been decoded; it is left to the continuation.
     """
-    text = _HALF_ENTITY.sub("", text)
+    ampersand = text.rfind("&", -_LONGEST_HALF_ENTITY)
+    if ampersand >= 0 and _HALF_ENTITY.fullmatch(text, ampersand):
+        text = text[:ampersand].rstrip()
     start = text.rfind("\n") + 1
     if len(text) - start > _LONGEST_ANCHOR:
         start = len(text) - _LONGEST_ANCHOR
@@ -84,7 +103,8 @@ def find_seam(text: str) -> Seam:
     return Seam(text[:start], text[start:])
 
 
-_HALF_ENTITY = re.compile(r"\s*&#?\w{0,9}\Z")
+_HALF_ENTITY = re.compile(r"&#?\w{0,9}")
+_LONGEST_HALF_ENTITY = 11
 
 
 def _is_distinct(text: str, start: int) -> bool:
@@ -106,23 +126,24 @@ def continuation_prompt(prompt: Prompt, seam: Seam, *, armoured: bool) -> Prompt
 
 
 _THOUGHT = re.compile(r"\A\s*<think(?:ing)?>.*?</think(?:ing)?>\s*", re.DOTALL)
-_WRAPPED = re.compile(r"<continuation>[ \t]*\n?(.*?)(?:\n?[ \t]*</continuation>\s*|)\Z", re.DOTALL)
 
 
 def join(seam: Seam, continuation: str) -> str | None:
     """The reply with its continuation; None where the continuation does not begin as it must."""
     continuation = _THOUGHT.sub("", continuation)
-    wrapped = _WRAPPED.search(continuation)
-    if not wrapped and len(seam.anchor) < _SHORTEST_ANCHOR:
+    inside = _inside_tag(continuation)
+    if inside is None and len(seam.anchor) < _SHORTEST_ANCHOR:
         return None  # too little to tell a continuation from a remark
-    text = wrapped[1] if wrapped else continuation
+    text = continuation if inside is None else inside
+    if inside is not None and (closed := text.rstrip()).endswith(_CLOSING):
+        text = _without_line_end(closed.removesuffix(_CLOSING))
     if text.startswith(seam.anchor):
         return seam.kept + text
     # The model may have gone back further than it was told, or have lost the indentation.
     start = text.find(seam.anchor)
     if start > 0 and text.count(seam.anchor) == 1 and seam.kept.endswith(text[:start]):
         return seam.kept + text[start:]
-    bare = seam.anchor.lstrip(" \t")
+    bare, text = seam.anchor.lstrip(" \t"), text.lstrip(" \t")
     if bare and text.startswith(bare):
         return seam.kept + seam.anchor[: len(seam.anchor) - len(bare)] + text
     return None

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from claude_proxy.core.calls import loose_json
 from claude_proxy.core.json_schema.validate import faults
 
-_TAGGED = re.compile(r"<output>(.*?)(?:</output>|\Z)", re.DOTALL | re.IGNORECASE)
-_TAGGED_WIDELY = re.compile(r"<output>(.*)</output>", re.DOTALL | re.IGNORECASE)  # the tag may stand in a string
-_FENCED = re.compile(r"^[ \t]*```[\w-]*[ \t]*\n(.*?)\n[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_TAG = re.compile("<(/?)output>", re.IGNORECASE)
+_FENCE = re.compile(r"^[ \t]*```([\w-]*)[ \t]*$", re.MULTILINE)
 
 
 class NoDocument(ValueError):
@@ -42,15 +41,46 @@ def read_document(text: str, schema: Mapping[str, Any]) -> str:
 
 
 def _candidates(text: str) -> Iterator[str]:
-    for pattern in (_TAGGED, _TAGGED_WIDELY, _FENCED):
-        for match in reversed(list(pattern.finditer(text))):
-            yield _without_fence(match[1])
+    tags = list(_TAG.finditer(text))
+    for start, end in reversed(list(_tagged(tags, len(text)))):
+        yield _without_fence(text[start:end])
+    openings = [tag for tag in tags if not tag[1]]
+    if openings and tags[-1][1]:  # the tag may stand in a string
+        yield _without_fence(text[openings[0].end() : tags[-1].start()])
+    for start, end in reversed(list(_fenced(text))):
+        yield text[start:end]
     yield text
 
 
+def _tagged(tags: Iterable[re.Match[str]], end: int) -> Iterator[tuple[int, int]]:
+    """What stands between an opening tag and the next closing one, or the end of the text."""
+    opening: re.Match[str] | None = None
+    for tag in tags:
+        if opening and tag[1]:
+            yield opening.end(), tag.start()
+            opening = None
+        elif not tag[1]:
+            opening = opening or tag
+    if opening:
+        yield opening.end(), end
+
+
+def _fenced(text: str) -> Iterator[tuple[int, int]]:
+    """What stands in code fences, of a line at least."""
+    opening: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opening is None:
+            opening = fence
+        elif not fence[1] and fence.start() > opening.end() + 1:
+            yield opening.end() + 1, fence.start() - 1
+            opening = None
+
+
 def _without_fence(text: str) -> str:
-    fenced = _FENCED.fullmatch(text.strip())
-    return fenced[1] if fenced else text
+    stripped = text.strip()
+    first, _, rest = stripped.partition("\n")
+    inner, _, last = rest.rpartition("\n")
+    return inner if _FENCE.fullmatch(first) and last.strip(" \t") == "```" else text
 
 
 def _load(text: str) -> tuple[Any, str]:

@@ -3,15 +3,16 @@
 An edit names the text it replaces, and fails if the file does not hold it. Two mistakes are common. Where a model
 wrote an entity without the armour, the module has decoded it, and the edit looks for `∑` in a file that holds `&sum;`.
 And a model copies the line numbers that a file reader puts before each line. Both are mended only where the
-conversation has not shown the old text as it stands, but has shown what it must have been; the new text is
-mended alike.
+conversation has not shown the old text as it stands, but has shown what it must have been, and where it tells how the
+new text is meant, too: an edit is mended as a whole or goes out as it was written.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from claude_proxy.core.messages.content import MessageParam, Text, ToolResult, ToolUse
@@ -23,53 +24,30 @@ _NUMBERED = re.compile(r"[ \t]*(\d{1,9})(?:\t|→)(.*)")
 _LINE_NUMBER = re.compile(r"^[ \t]*\d+(?:\t|→)", re.MULTILINE)
 
 
-def mend_edit(arguments: Mapping[str, Any], shown: Callable[[], Iterable[str]]) -> dict[str, Any] | None:
-    """The arguments of an edit, mended; None where there is nothing to mend.
+class _InDoubt(Exception):
+    """An edit may have been meant in two ways."""
 
-    Args:
-        arguments: of any call.
-        shown: the texts that the conversation has shown, as they stand in their files; asked for only where there
-            could be a mistake, and only up to one that shows that there is none.
-    """
+
+def mend_edit(arguments: Mapping[str, Any], shown: Shown) -> dict[str, Any] | None:
+    """The arguments of any call, mended if it is an edit; None where there is nothing to mend, or it is in doubt."""
     old = next((value for name, value in arguments.items() if _OLD.fullmatch(name) and isinstance(value, str)), "")
     bare = _without_numbers(old)
-    if not (_could_be_decoded(old) or bare is not None):
+    if bare is None and not (armour.could_be_decoded(old) or "'" in old):  # `&#39;` is written where a name is lacking
         return None
-    texts: list[str] = []
-    for text in shown():
-        if old in text:
-            return None
-        texts.append(text)
-    if bare and any(bare in text for text in texts):
-        return _with_texts(arguments, _without_numbers)
-    encoded = [text for text in texts if "&" in text]
-    twins = {twin for text in encoded for twin in _twins(old, text)}
-    twins = twins or {twin for text in encoded for twin in _half_decoded_twins(old, text)}
-    if len(twins) != 1:
+    if not shown.may_search() or shown.holds(old):
         return None
-    twin = twins.pop()
-    lines = dict(zip(old.split("\n"), twin.split("\n"), strict=False))
-    return _with_texts(
-        arguments,
-        lambda text: twin if text == old else "\n".join(lines.get(line, line) for line in text.split("\n")),
-    )
+    try:
+        if bare and shown.holds(bare):
+            mended = _without_numbers_alike
+        else:
+            mended = _Encoding(old, *shown.twin(old)).of
+        return {**arguments, **{name: mended(text) for name, text in arguments.items() if _is_text_of_edit(name, text)}}
+    except _InDoubt:
+        return None
 
 
-def _with_texts(arguments: Mapping[str, Any], mended: Callable[[str], str | None]) -> dict[str, Any]:
-    """The arguments with the old and the new text mended, where there is something to mend."""
-    texts = {
-        name: text
-        for name, value in arguments.items()
-        if isinstance(value, str)
-        and (_OLD.fullmatch(name) or _NEW.fullmatch(name))
-        and (text := mended(value)) is not None
-    }
-    return {**arguments, **texts}
-
-
-def _could_be_decoded(text: str) -> bool:
-    """Whether a text holds a character that an entity stands for; `&#39;` is written where a name is lacking."""
-    return armour.could_be_decoded(text) or "'" in text
+def _is_text_of_edit(name: str, value: Any) -> bool:
+    return isinstance(value, str) and bool(_OLD.fullmatch(name) or _NEW.fullmatch(name))
 
 
 def _without_numbers(text: str) -> str | None:
@@ -81,19 +59,64 @@ def _without_numbers(text: str) -> str | None:
     return "\n".join(line[2] for line in lines if line)
 
 
-def _twins(old: str, text: str) -> Iterable[str]:
-    """The stretches of a text that read as `old` once they are decoded."""
-    decoded, ends = _decode(text)
-    position = decoded.find(old)
-    while position >= 0:
-        yield text[_original_position(position, ends) : _original_position(position + len(old), ends)]
-        position = decoded.find(old, position + 1)
+def _without_numbers_alike(text: str) -> str:
+    bare = _without_numbers(text)
+    if bare is None and any(map(_NUMBERED.fullmatch, text.split("\n"))):
+        raise _InDoubt  # whether these numbers, which do not follow each other, belong to the text
+    return text if bare is None else bare
 
 
-def _half_decoded_twins(old: str, text: str) -> Iterable[str]:
-    """The stretches of a text that read as `old` once some of their entities are decoded."""
-    whole, _ = _decode(old)
-    return (twin for twin in _twins(whole, text) if _is_half_decoded(old, twin))
+# --- entities ---------------------------------------------------------------------------------------------------------
+
+
+class _Decoded:
+    """A text, and what it is once it has been decoded."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._ends: list[tuple[int, int]] = []  # of the entities: where each ends when decoded, and in the text
+        parts: list[str] = []
+        length = last = 0
+        for start, end, character in armour.find(text):
+            parts += [text[last:start], character]
+            length += start - last + len(character)
+            self._ends.append((length, end))
+            last = end
+        self.decoded = "".join([*parts, text[last:]])
+
+    def twins(self, old: str) -> Iterator[str]:
+        """The stretches of the text that read as `old` once they are decoded.
+
+        Raises:
+            _InDoubt: so many of them overlap that time would outgrow the text.
+        """
+        left = 4 * len(self.decoded)  # characters that may be compared
+        position = self.decoded.find(old)
+        while position >= 0:
+            left -= len(old)
+            if left < 0:
+                raise _InDoubt
+            yield self.text[self._in_text(position) : self._in_text(position + len(old))]
+            position = self.decoded.find(old, position + 1)
+
+    def _in_text(self, position: int) -> int:
+        """The position in the text that belongs to one in the decoded text."""
+        index = bisect_right(self._ends, (position, 1 << 62)) - 1
+        return position if index < 0 else self._ends[index][1] + position - self._ends[index][0]
+
+    @cached_property
+    def forms(self) -> Mapping[str, set[str]]:
+        """How the text writes each character that it holds: as it is, as some entity, or both."""
+        forms: dict[str, set[str]] = {}
+        last = 0
+        for start, end, character in armour.find(self.text):
+            forms.setdefault(character, set()).add(self.text[start:end])
+            for raw in set(self.text[last:start]):
+                forms.setdefault(raw, set()).add(raw)
+            last = end
+        for raw in set(self.text[last:]):
+            forms.setdefault(raw, set()).add(raw)
+        return forms
 
 
 def _is_half_decoded(text: str, twin: str) -> bool:
@@ -112,23 +135,97 @@ def _is_half_decoded(text: str, twin: str) -> bool:
     return text[position:] == twin[last:]
 
 
-def _decode(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """A text decoded once, and for the end of each entity its position there and in the text."""
-    parts: list[str] = []
-    ends: list[tuple[int, int]] = []
-    length = last = 0
-    for start, end, character in armour.find(text):
-        parts += [text[last:start], character]
-        length += start - last + len(character)
-        ends.append((length, end))
-        last = end
-    return "".join([*parts, text[last:]]), ends
+class _Encoding:
+    """How the text of a file writes what an edit has lost the entities of."""
+
+    def __init__(self, old: str, twin: str, source: _Decoded) -> None:
+        self._old = old
+        self._twin = _Decoded(twin)
+        self._source = source
+        self._half = self._twin.decoded != old  # the old text has kept some entities, so the new one may have, too
+        self._escaped = any(armour.find(old))
+        old_lines, twin_lines = old.split("\n"), twin.split("\n")
+        if len(old_lines) != len(twin_lines):
+            raise _InDoubt  # an entity for the end of a line
+        pairs = set(zip(old_lines, twin_lines, strict=True))
+        lines = dict(pairs)
+        self._lines = lines if len(lines) == len(pairs) else {}
+
+    def of(self, text: str) -> str:
+        """A text of the edit as the file would have it.
+
+        Raises:
+            _InDoubt: the file does not tell.
+        """
+        if text == self._old:
+            return self._twin.text
+        return "\n".join(self._lines[line] if line in self._lines else self._line(line) for line in text.split("\n"))
+
+    def _line(self, line: str) -> str:
+        """A line that is not in the old text: each of its characters as the old text writes it, else as the file does."""
+        entities = list(armour.find(line))
+        if entities and not (self._half or self._escaped):
+            raise _InDoubt
+        parts: list[str] = []
+        last = 0
+        for start, end, _ in entities if self._half else ():
+            parts += [*map(self._character, line[last:start]), line[start:end]]
+            last = end
+        return "".join([*parts, *map(self._character, line[last:])])
+
+    def _character(self, character: str) -> str:
+        forms = self._twin.forms.get(character) or self._source.forms.get(character)
+        if forms is None and not (armour.could_be_decoded(character) or character == "'"):
+            return character
+        if forms is None or len(forms) > 1:
+            raise _InDoubt
+        return next(iter(forms))
 
 
-def _original_position(position: int, ends: list[tuple[int, int]]) -> int:
-    """The position in a text that belongs to one in the decoded text."""
-    index = bisect_right(ends, (position, 1 << 62)) - 1
-    return position if index < 0 else ends[index][1] + position - ends[index][0]
+# --- what the conversation has shown ----------------------------------------------------------------------------------
+
+_MOST_SEARCHED = 50_000_000  # characters, for all edits of a reply
+
+
+class Shown:
+    """The texts that a conversation has shown, as they stand in their files, for all edits of one reply."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """Take the texts, which are gone through only where there could be a mistake."""
+        self._given = texts
+        self._left = _MOST_SEARCHED
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return list(self._given)
+
+    @cached_property
+    def _decoded(self) -> list[_Decoded]:
+        return [_Decoded(text) for text in self._texts if "&" in text]
+
+    def may_search(self) -> bool:
+        """Whether another edit may be looked for; with very many, time would outgrow reply and conversation."""
+        self._left -= sum(map(len, self._texts))
+        return self._left >= 0
+
+    def holds(self, text: str) -> bool:
+        """Whether a text was shown as it stands."""
+        return any(text in shown for shown in self._texts)
+
+    def twin(self, old: str) -> tuple[str, _Decoded]:
+        """The one text that was shown and reads as `old` once its entities, or some of them, are decoded.
+
+        Raises:
+            _InDoubt: there is none, or several.
+        """
+        found = {twin: source for source in self._decoded for twin in source.twins(old)}
+        if not found:
+            whole = _Decoded(old).decoded
+            twins = ((twin, source) for source in self._decoded for twin in source.twins(whole))
+            found = {twin: source for twin, source in twins if _is_half_decoded(old, twin)}
+        if len(found) != 1:
+            raise _InDoubt
+        return found.popitem()
 
 
 _READER = re.compile(r"read|view|open", re.IGNORECASE)

@@ -21,8 +21,8 @@ from claude_proxy.core.json_schema.types import required
 from claude_proxy.core.reply.lines import RESULT_FOLLOWS, Line, end_of_inline_code, in_inline_code
 from claude_proxy.core.reply.lookahead import Ahead
 
-_TAIL = re.compile(rf"\s*(?:\Z|{RESULT_FOLLOWS})")
-_TAIL_OF_FENCE = re.compile(rf"\s*(?:`{{3,}}|~{{3,}})?\s*(?:\Z|{RESULT_FOLLOWS})")
+_TAIL = re.compile(rf"\s*+(?:\Z|{RESULT_FOLLOWS})")
+_TAIL_OF_FENCE = re.compile(rf"\s*+(?:`{{3,}}|~{{3,}})?\s*+(?:\Z|{RESULT_FOLLOWS})")
 _NOT_BLANK = re.compile(r"\S|\Z")
 
 
@@ -58,13 +58,13 @@ class CanonicalFinder:
         index = bisect_left(self._starts, position)
         return self._starts[index] if index < len(self._starts) else len(self._text)
 
-    def in_line(self, line: Line) -> Iterator[Attempt]:
-        """Try to read the calls that begin in a line of prose.
+    def in_line(self, line: Line, until: int) -> Iterator[Attempt]:
+        """Try to read the calls that begin in a line of prose, before `until`.
 
         At its start; further on only what is whole, no inline code, and ends the reply.
         """
         start = self.next_opening(line.start)
-        if start >= line.end:
+        if start >= until:
             return
         mid_line = bool(self._text[line.start : start].strip())
         if mid_line and in_inline_code(self._text, line.start, start):
@@ -125,7 +125,7 @@ class DialectFinder:
         """As of the other finder: where a line begins with a dialect, or a special token stands."""
         return min(self._openings.start(position), self._tokens.start(position))
 
-    def in_line(self, line: Line) -> Iterator[Attempt]:
+    def in_line(self, line: Line, until: int) -> Iterator[Attempt]:
         """As of the other finder: at the start; what could be an ordinary object only if it ends the reply."""
         starts_line = line.start == 0 or self._text[line.start - 1] == "\n"
         if starts_line and self.next_opening(line.start) >= line.end:
@@ -133,16 +133,16 @@ class DialectFinder:
         start = min(_behind_blanks(self._text, line.start), line.end)
         certain = dialects.begins(self._text, start, unmistakable=True)
         if not certain:
-            start = next(self._special_tokens(line), start)
+            start = next(self._special_tokens(line.start, until), start)
         attempt = self._attempt(start)
         block = attempt.block
         if not block or certain or block.truncated or _TAIL.match(self._text, block.end):
             yield attempt
 
-    def _special_tokens(self, line: Line) -> Iterator[int]:
-        """Where in a line, outside inline code, a token stands that begins calls."""
-        inside, position = False, line.start
-        for token in dialects.ANY_SPECIAL_TOKEN.finditer(self._text, line.start, line.end):
+    def _special_tokens(self, position: int, until: int) -> Iterator[int]:
+        """Where in a part of a line, outside inline code, a token stands that begins calls."""
+        inside = False
+        for token in dialects.ANY_SPECIAL_TOKEN.finditer(self._text, position, until):
             inside ^= self._text.count("`", position, token.start()) % 2 == 1
             position = token.start()
             if not inside and dialects.begins(self._text, position, unmistakable=True):

@@ -42,8 +42,9 @@ def in_inline_code(text: str, start: int, position: int) -> bool:
 
 def end_of_inline_code(text: str, position: int) -> int:
     """Where the inline code ends in which a position stands: it may go over lines, but not over a blank one."""
-    ends = text.find("`", position), text.find("\n\n", position)
-    return min((end for end in ends if end >= 0), default=position)
+    backtick = text.find("`", position)
+    blank = text.find("\n\n", position, backtick if backtick >= 0 else len(text))
+    return blank if blank >= 0 else max(backtick, position)
 
 
 # --- inventions -------------------------------------------------------------------------------------------------------

@@ -95,14 +95,16 @@ class _Scan:
 
     def _first_part(self, line: Line) -> CallBlock | Thought | None:
         """The calls or the thinking that begin in a line, whichever are first: either may speak of the other."""
-        if self._lines.next_thought(line.start) <= self._next_call(line.start):
-            return self._lines.thought_in(line) or self._calls_in(line)
-        return self._calls_in(line) or self._lines.thought_in(line)
+        next_thought = self._lines.next_thought(line.start)
+        if next_thought <= self._next_call(line.start):
+            return self._lines.thought_in(line) or self._calls_in(line, line.end)
+        # Behind a thought the rest of the line is looked at again.
+        return self._calls_in(line, min(next_thought, line.end)) or self._lines.thought_in(line)
 
-    def _calls_in(self, line: Line) -> CallBlock | None:
+    def _calls_in(self, line: Line, until: int) -> CallBlock | None:
         if not self._finder:
             return None
-        attempts = self._finder.in_fence(line) if line.fence else self._finder.in_line(line)
+        attempts = self._finder.in_fence(line) if line.fence else self._finder.in_line(line, until)
         while self._attempts and (attempt := next(attempts, None)):
             if attempt.block:
                 return attempt.block

@@ -354,10 +354,11 @@ def _outcome(request: Request, asked: AskResult, message_id: str) -> Outcome:
     """
     read = asked.reply
     blocks: list[ContentBlock] = []
+    shown = edit_mending.Shown(edit_mending.shown_texts(request.messages))
     mended_edits = 0
     for block in read.content:
         if isinstance(block, ToolUse):
-            arguments = edit_mending.mend_edit(block.input, lambda: edit_mending.shown_texts(request.messages))
+            arguments = edit_mending.mend_edit(block.input, shown)
             mended_edits += arguments is not None
             blocks.append(replace(block, input=arguments or block.input))
         elif not isinstance(block, Thinking):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import pytest
 from core_samples import Json, evil_texts, examples
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from claude_proxy.core.messages.content import Image, MessageParam, Text, ToolResult, ToolUse
 from claude_proxy.core.prompt.armour import could_be_decoded, find
-from claude_proxy.core.reply.edit_mending import mend_edit, shown_texts
+from claude_proxy.core.reply.edit_mending import Shown, mend_edit, shown_texts
 from claude_proxy.demo.php import html_entity_decode
 
 
@@ -20,7 +20,7 @@ def edit(old: str, new: str = "new", **more: object) -> Json:
 
 
 def mended(arguments: Json, *shown: str) -> Json | None:
-    return mend_edit(arguments, lambda: shown)
+    return mend_edit(arguments, Shown(shown))
 
 
 FILE = "#include <a.h>\nint *p = &sum;\nif (5 &lt; 6)\n    return 'ü';\n"
@@ -28,18 +28,28 @@ FILE = "#include <a.h>\nint *p = &sum;\nif (5 &lt; 6)\n    return 'ü';\n"
 MENDED = [
     # what was shown, the edit's texts, and what they should have been
     pytest.param([FILE], ("int *p = ∑", "q"), ("int *p = &sum;", "q"), id="a part of a line"),
-    pytest.param([FILE], ("if (5 < 6)", "if (5 < 7)"), ("if (5 &lt; 6)", "if (5 < 7)"), id="a changed line stays"),
+    pytest.param([FILE], ("if (5 < 6)", "if (5 < 7)"), ("if (5 &lt; 6)", "if (5 &lt; 7)"), id="a changed line"),
     pytest.param(
         [FILE],
         ("int *p = ∑\nif (5 < 6)", "int *p = ∑\nint q;\nif (5 < 7)"),
-        ("int *p = &sum;\nif (5 &lt; 6)", "int *p = &sum;\nint q;\nif (5 < 7)"),
-        id="lines that the new text shares are meant alike",
+        ("int *p = &sum;\nif (5 &lt; 6)", "int *p = &sum;\nint q;\nif (5 &lt; 7)"),
+        id="lines that the new text shares and others are meant alike",
     ),
     pytest.param([FILE], ("9\tint *p = &sum;", "9\tint q;"), ("int *p = &sum;", "int q;"), id="line numbers"),
     pytest.param(["a\nb"], ("  7→a\n  8→b", "  7→a\n  8→c"), ("a\nb", "a\nc"), id="other line numbers"),
     pytest.param(["it&#39;s"], ("it's", ""), ("it&#39;s", ""), id="an apostrophe"),
     pytest.param(["&sum;", "words", "x = &sum; and &sum;"], ("∑", "∑"), ("&sum;", "&sum;"), id="one twin, many times"),
     pytest.param(["a &amp;lt; b"], ("a &lt; b", ""), ("a &amp;lt; b", ""), id="an escaped ampersand"),
+    pytest.param(
+        ["<a> &sum; 'x'"], ("∑", "∑ <b> 'y'"), ("&sum;", "&sum; <b> 'y'"), id="what the file writes as it is stays so"
+    ),
+    pytest.param(
+        ["&eacute; &sum;"], ("∑", "é∑"), ("&sum;", "&eacute;&sum;"), id="an entity from elsewhere in the file"
+    ),
+    pytest.param(
+        ["&sum; &lt; &eacute;"], ("∑ &lt;", "é &lt;"), ("&sum; &lt;", "&eacute; &lt;"), id="an entity that was kept"
+    ),
+    pytest.param(["a &amp;lt; b"], ("a &lt; b", "c &lt; d"), ("a &amp;lt; b", "c &amp;lt; d"), id="an escaped one"),
     pytest.param(["&sum;&sum;x&sum;"], ("∑x", ""), ("&sum;x", ""), id="from the middle on"),
 ]
 
@@ -65,6 +75,14 @@ NOTHING = [
     pytest.param(["&sum; x &#8721; x"], edit("∑ x"), id="two twins in one text"),
     pytest.param([FILE], edit("int *q = ∑"), id="nothing like it was shown"),
     pytest.param([], edit("∑"), id="nothing was shown"),
+    pytest.param(["∑ &sum; x"], edit("∑ x", "∑ é"), id="a new character that the file does not have"),
+    pytest.param(["x &sum; é &eacute;"], edit("x ∑", "x é"), id="a new character that the file writes in two ways"),
+    pytest.param(["&sum;<&lt;"], edit("∑<<", "<"), id="an old character that the file writes in two ways"),
+    pytest.param(["&sum; &lt;"], edit("∑", "&lt;"), id="an entity in the new text, and none in the old one"),
+    pytest.param(["x&lt;\nx<"], edit("x<\nx<", "x<"), id="a line that the old text has twice, in two ways"),
+    pytest.param(["a&#10;∑"], edit("a\n∑", "b"), id="an entity for the end of a line"),
+    pytest.param(["a\nb"], edit("7\ta\n8\tb", "7\ta\n7\tc\n8\tb"), id="line numbers that are in disorder"),
+    pytest.param(["&lt;" * 1000], edit("<" * 500), id="very many twins that overlap"),
     pytest.param([FILE], {"file_path": "/a", "content": "int *p = ∑"}, id="no edit"),
     pytest.param([FILE], {"old_string": ["∑"], "new_string": None}, id="no text"),
     pytest.param([FILE], {}, id="no arguments"),
@@ -78,10 +96,11 @@ def test_nothing_is_mended_without_need_or_in_doubt(shown: list[str], arguments:
 
 @pytest.mark.parametrize("arguments", [edit("plain words\n(1 + 2)"), edit(""), {"command": "∑"}])
 def test_the_conversation_is_not_searched_for_an_edit_that_cannot_be_wrong(arguments: Json) -> None:
-    def shown() -> Iterable[str]:
-        raise AssertionError("the conversation was gone through")
+    class Untouchable(tuple[str, ...]):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("the conversation was gone through")
 
-    assert mend_edit(arguments, shown) is None
+    assert mend_edit(arguments, Shown(Untouchable())) is None
 
 
 def test_an_edit_with_only_some_entities_decoded_is_mended() -> None:

@@ -33,7 +33,9 @@ def test_reply_is_read_as_its_file_says(case: corpus.Case) -> None:
     )
 
     uses = [block for block in read.content if isinstance(block, ToolUse)]
-    found = [(use.name, edit_mending.mend_edit(use.input, lambda: [case.shown]) or use.input) for use in uses]
+    found = [
+        (use.name, edit_mending.mend_edit(use.input, edit_mending.Shown([case.shown])) or use.input) for use in uses
+    ]
     if case.refuse:
         assert found == [], f"nothing may run: {case.what}"
     assert corpus.same_calls(found, case.calls), f"{case.what}\nfound:  {found}\nwanted: {list(case.calls)}"
