@@ -33,7 +33,7 @@ from claude_proxy.core.json_text import is_deeper
 
 Path: TypeAlias = tuple[str | int, ...]
 
-MAX_STEPS = 1_000_000  # up to three seconds
+MAX_STEPS = 1_000_000  # up to three seconds: see docs/reliability.md
 _MAX_DEPTH = 200  # of a schema, and of schemas within schemas as they are applied to a value
 _MAX_VALUE_DEPTH = 100
 _ENOUGH_FAULTS = 10  # in one place, to tell what is meant
@@ -239,7 +239,9 @@ class _Run:
             for types, test, argument, cost in self._rules[id(schema)]:
                 if value_type in types:
                     self.spend(cost)
-                    yield from test(at, argument)
+                    for fault in test(at, argument):
+                        self.spend(1)  # on every level that it is handed through
+                        yield fault
 
 
 class _Visit(NamedTuple):
@@ -377,7 +379,6 @@ def _any_of(at: _Visit, schemas: list[Schema]) -> Iterable[_Fault]:
         found.append(list(islice(at.again(schema), _ENOUGH_FAULTS)))
         if not found[-1]:
             return ()
-        at.run.spend(len(found[-1]))
     return _explain_alternatives(at, found)
 
 
@@ -400,6 +401,12 @@ def _explain_alternatives(at: _Visit, found: list[list[_Fault]]) -> list[_Fault]
     at.run.spend(len(firsts))
     mismatch = "" if meant else "constant" if of_type else "type"
     return [at.fault(lambda: "fits none of the alternatives", mismatch=mismatch, alternatives=firsts[:_MAX_LISTED])]
+
+
+def _multiple_of(at: _Visit, divisor: Any) -> Iterator[_Fault]:
+    at.run.spend(sum(number.bit_length() // 64 if isinstance(number, int) else 3 for number in (at.value, divisor)))
+    if _exact(at.value) % _exact(divisor):
+        yield at.fault(lambda: f"must be a multiple of {_shown(divisor)}, is {_shown(at.value)}")
 
 
 def _exact(number: Any) -> Fraction:
@@ -510,9 +517,7 @@ KEYWORDS: Final[Mapping[str, _Keyword]] = {
     "maximum": _Keyword(_NUMBER, _NUMBER_SHAPE, _compares(operator.gt, "at most")),
     "exclusiveMinimum": _Keyword(_NUMBER, _bound, _compares(operator.le, "greater than")),
     "exclusiveMaximum": _Keyword(_NUMBER, _bound, _compares(operator.ge, "less than")),
-    "multipleOf": _Keyword(
-        _NUMBER, _DIVISOR, _compares(lambda it, bound: _exact(it) % _exact(bound) != 0, "a multiple of")
-    ),
+    "multipleOf": _Keyword(_NUMBER, _DIVISOR, _multiple_of),
     "minLength": _Keyword(_STRING, _COUNT, _counts(operator.lt, "have", "character", "characters")),
     "maxLength": _Keyword(_STRING, _COUNT, _counts(operator.gt, "have", "character", "characters")),
     "pattern": _Keyword(_STRING, _PATTERN, _pattern),

@@ -282,6 +282,16 @@ def rungs(levels: int) -> Json:
     return {"$ref": "#/$defs/d0", "$defs": {**parts, f"d{levels}": last}}
 
 
+def ladder(keyword: str, levels: int, width: int, last: Json) -> Json:
+    """Definitions of which each applies the next one several times."""
+    parts = {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * width} for n in range(levels)}
+    return {"$ref": "#/$defs/d0", "$defs": {**parts, f"d{levels}": last}}
+
+
+BROKEN = {"required": [f"k{n}" for n in range(12)]}
+HUGE = 10**4000
+
+
 UNCHECKABLE: list[tuple[Any, Any]] = [
     (nested(5000), True),
     (nested(5000), TREE),
@@ -306,6 +316,12 @@ WORK: list[tuple[str, Any, Any]] = [
     ("a ladder of alternatives", {}, rungs(40)),
     ("a doubling", "x", doubling(40)),
     ("alternatives of alternatives", {}, {"anyOf": [{"anyOf": [{"anyOf": [{"type": "null"}] * 90}] * 90}] * 90}),
+    *(
+        (f"{levels} times {width} of {keyword}", {}, ladder(keyword, levels, width, BROKEN))
+        for keyword in ("anyOf", "oneOf")
+        for levels, width in [(1, 2000), (2, 1000), (7, 10), (60, 2)]
+    ),
+    ("faults that are handed up far", {}, {"anyOf": [ladder("allOf", 90, 1, BROKEN)["$defs"]["d90"]] * 900}),
     ("a pattern", "a" * 100_000, {"pattern": "^(a|aa)+b$"}),
     ("a large constant", [[0] * 1000] * 1000, {"items": {"enum": [[1] * 1000]}}),
     ("many properties", {f"k{n}": 1 for n in range(1000)}, {"allOf": [{"additionalProperties": {}}] * 1000}),
@@ -321,6 +337,13 @@ def test_the_work_is_what_was_allowed_at_most(value: Any, schema: Any) -> None:
 
     assert work(2_000) < 8 * 2_000
     assert work(20_000) < 8 * 20_000
+
+
+@pytest.mark.parametrize("divisor", [3, HUGE + 1, 1e-300], ids=["small", "long", "a long fraction"])
+def test_dividing_long_numbers_is_more_work(divisor: float) -> None:
+    many = {"allOf": [{"multipleOf": divisor}] * 1000}
+    assert faults(6 * HUGE * (HUGE + 1), many, max_steps=20_000)[0].startswith("cannot be checked: ")
+    assert not any(sentence.startswith("cannot") for sentence in faults(6, many, max_steps=600_000))
 
 
 def test_deep_values_are_checked() -> None:
