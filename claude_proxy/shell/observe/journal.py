@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TextIO, TypeAlias
 
+from claude_proxy.shell.observe.log import Log
+
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 _LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
@@ -206,6 +208,7 @@ class Activity:
     finished: tuple[Finished, ...]
     minutes: tuple[Minute, ...]
     totals: Totals
+    lost_lines: int
 
     @property
     def waiting(self) -> int:
@@ -300,9 +303,10 @@ class Journal:
         """
         self.set_level(level)
         self._form = form
-        self._out = out or sys.stderr
+        self.log = Log(
+            out or sys.stderr, lambda count: self._line("warning", "lines of this log were lost", {"lines": count})
+        )
         self._clock = clock
-        self._lock = threading.Lock()
         self._memory = _Memory(clock(), most_aliases)
 
     def set_level(self, level: str) -> None:
@@ -331,6 +335,10 @@ class Journal:
         known = {each.name: getattr(record, each.name) for each in fields(record)}
         self._write(level, "request", {name: value for name, value in known.items() if value is not None})
 
+    def close(self) -> None:
+        """Write the last lines, if somebody reads them."""
+        self.log.close()
+
     def activity(self) -> Activity:
         """What is known now."""
         now, memory = self._clock(), self._memory
@@ -342,6 +350,7 @@ class Journal:
                 finished=tuple(memory.finished),
                 minutes=memory.last_hour(now),
                 totals=memory.totals.copy(),
+                lost_lines=self.log.lost,
             )
 
     # --- lines --------------------------------------------------------------------------------------------------------
@@ -351,17 +360,15 @@ class Journal:
         self._write(level, event, fields)
 
     def _write(self, level: Level, event: str, fields: dict[str, str | int | float]) -> None:
-        if _LEVELS.index(level) < self._least:
-            return
+        if _LEVELS.index(level) >= self._least:
+            self.log.write(self._line(level, event, fields))
+
+    def _line(self, level: Level, event: str, fields: dict[str, str | int | float]) -> str:
         now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
         shown = {key: round(value, 3) if isinstance(value, float) else value for key, value in fields.items()}
         if self._form == "json":
-            line = json.dumps({"time": now, "level": level, "event": event, **shown})
-        else:
-            line = " ".join([now, level.upper(), event, *(f"{key}={_text(value)}" for key, value in shown.items())])
-        with self._lock:
-            self._out.write(f"{line}\n")  # `print` would take two calls of the system: the end of the line is one
-            self._out.flush()
+            return json.dumps({"time": now, "level": level, "event": event, **shown}) + "\n"
+        return " ".join([now, level.upper(), event, *(f"{key}={_text(value)}" for key, value in shown.items())]) + "\n"
 
 
 _PLAIN = re.compile(r"""[^\x00-\x20\x7f-\U0010ffff"'=\\]+""")
