@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from claude_proxy import __version__
 from claude_proxy.errors import CommandFailed
@@ -112,7 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own, for_claude = list(sys.argv[1:] if arguments is None else arguments), list[str]()
     if own[:1] == ["run"]:
         own[1:], for_claude = split_arguments(own[1:])
-    options = _parser().parse_args(own, argparse.Namespace(for_claude=for_claude))
+    try:
+        return _run_command(_parser().parse_args(own, argparse.Namespace(for_claude=for_claude)))
+    except BrokenPipeError:  # who read what we say has gone
+        return _FAILED
+    finally:
+        _drop_unread(sys.stdout, sys.stderr)
+
+
+def _run_command(options: argparse.Namespace) -> int:
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
             signal.signal(number, _interrupt)
@@ -126,6 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # for `run` this is before claude has started, which nobody asked to succeed
         return _OK if command in {"serve", "demo"} else 128 + signal.SIGINT
     return code
+
+
+def _drop_unread(*streams: TextIO | None) -> None:
+    """Let go of what cannot be written, or Python complains of it at its end."""
+    for stream in filter(None, streams):  # one that is closed is None
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -83,7 +83,7 @@ def engine() -> Iterator[Any]:
 def redcap(redcap: Redcap, engine: Any) -> Redcap:
     """The pretend REDCap, where containers reach it."""
     redcap.close()
-    redcap._address = ("198.51.100.1", 0)
+    redcap.host = "198.51.100.1"
     engine.inside(redcap.start)
     return redcap
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from contextlib import closing
 from dataclasses import replace
 
-from claude_proxy.commands.serving import START_CLAUDE, listen, serve_until_stopped
-from claude_proxy.commands.terminal import FAILED
+from claude_proxy.commands.serving import START_CLAUDE, listen, opened_journal, serve_until_stopped
 from claude_proxy.demo.backend import openai_backend
 from claude_proxy.demo.scripted_model import INTRODUCTION, scripted_model
 from claude_proxy.demo.simulator import Simulator
 from claude_proxy.settings import sources
 from claude_proxy.settings.values import Secret
-from claude_proxy.shell.observe.journal import Journal
+from claude_proxy.shell.observe.log import Log
 
 _DEMO_TOKEN = "DEMO" * 8
 
@@ -27,12 +28,10 @@ def run(options: argparse.Namespace) -> int:
         configured = replace(configured, redcap_api_token=Secret(_DEMO_TOKEN))
         if options.port is not None:
             configured = replace(configured, listen_port=options.port)
-        journal = Journal(configured.log_level, configured.log_format)
-        server = listen(configured, journal)
-        if server is None:
-            return FAILED
-        print(_demo_text(server.url, options.backend), flush=True)
-        return serve_until_stopped(server, journal)
+        with opened_journal(configured) as journal, closing(Log(sys.stdout)) as out:
+            server = listen(configured, journal)
+            out.write(_demo_text(server.url, options.backend))
+            return serve_until_stopped(server, journal)
 
 
 def _demo_text(url: str, backend: str | None) -> str:
@@ -44,5 +43,5 @@ def _demo_text(url: str, backend: str | None) -> str:
         f"export ANTHROPIC_AUTH_TOKEN={_DEMO_TOKEN}\n\n"
         f"{START_CLAUDE}\n\n"
         "Then ask, for example: write hello.py with `print('hello')` then run `python3 hello.py`\n\n"
-        "Ctrl-C ends the demo."
+        "Ctrl-C ends the demo.\n"
     )

@@ -10,12 +10,12 @@ from ipaddress import ip_address
 from types import FrameType
 
 from claude_proxy import __version__
-from claude_proxy.commands.serving import START_CLAUDE, in_container, listen, serve_until_stopped
-from claude_proxy.commands.terminal import FAILED, given_settings, settings_folder
+from claude_proxy.commands.serving import START_CLAUDE, in_container, listen, opened_journal, serve_until_stopped
+from claude_proxy.commands.terminal import given_settings, settings_folder
 from claude_proxy.settings import sources
 from claude_proxy.settings.table import Settings
-from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.reload import Reloader
+from claude_proxy.shell.server.handler import ProxyServer
 
 _STANDARD_ERROR = 2
 
@@ -28,31 +28,32 @@ def run(options: argparse.Namespace) -> int:
         return sources.load(os.environ, folder, given)
 
     configured = load()
-    journal = Journal(configured.log_level, configured.log_format)
-    server = listen(configured, journal)
-    if server is None:
-        return FAILED
-    if in_container() and ip_address(server.server_name).is_loopback:
-        journal.notice(
-            "warning",
-            f"LISTEN_HOST={configured.listen_host} is reached from within this container only, and no published port "
-            "leads there: set LISTEN_HOST=0.0.0.0 (docker run --env-file .env -e LISTEN_HOST=0.0.0.0). Where the "
-            "container shares the machine's network, all is well",
+    with opened_journal(configured) as journal:
+        server = listen(configured, journal)
+        for sentence in (*_unreachable(configured, server), *configured.warnings):
+            journal.notice("warning", sentence)
+        path = sources.config_path(os.environ, folder, given)
+        reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
+        _reload_on_signal(reloader)
+        whose = "its own REDCap token" if configured.redcap_api_token else "each client's own REDCap token"
+        print(
+            f"claude-proxy {__version__} listens on {server.url} for {configured.redcap_api_url}, with {whose}.\n"
+            f"In another terminal:\n\nexport ANTHROPIC_BASE_URL={server.url}\n"
+            f"export ANTHROPIC_AUTH_TOKEN=your-redcap-token\n{START_CLAUDE}\n",
+            file=sys.stderr,
         )
-    path = sources.config_path(os.environ, folder, given)
-    reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
-    _reload_on_signal(reloader)
-    for sentence in configured.warnings:
-        journal.notice("warning", sentence)
-    whose = "its own REDCap token" if configured.redcap_api_token else "each client's own REDCap token"
-    print(
-        f"claude-proxy {__version__} listens on {server.url} for {configured.redcap_api_url}, with {whose}.\n"
-        f"In another terminal:\n\nexport ANTHROPIC_BASE_URL={server.url}\n"
-        f"export ANTHROPIC_AUTH_TOKEN=your-redcap-token\n{START_CLAUDE}\n",
-        file=sys.stderr,
-    )
-    reloader.start()
-    return serve_until_stopped(server, journal)
+        reloader.start()
+        return serve_until_stopped(server, journal)
+
+
+def _unreachable(configured: Settings, server: ProxyServer) -> list[str]:
+    if not in_container() or not ip_address(server.server_name).is_loopback:
+        return []
+    return [
+        f"LISTEN_HOST={configured.listen_host} is reached from within this container only, and no published port "
+        "leads there: set LISTEN_HOST=0.0.0.0 (docker run --env-file .env -e LISTEN_HOST=0.0.0.0). Where the "
+        "container shares the machine's network, all is well"
+    ]
 
 
 def _reload_on_signal(reloader: Reloader) -> None:

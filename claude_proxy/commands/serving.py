@@ -6,10 +6,13 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import TextIO, cast
 
 from claude_proxy.commands.terminal import OK
+from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.shell.proxy.app import App
@@ -27,21 +30,42 @@ _STACK = 8 * 1024 * 1024
 _CONTAINER_VARIABLE = "CLAUDE_PROXY_CONTAINER"
 
 
-def listen(configured: Settings, journal: Journal) -> ProxyServer | None:
-    """A server for these settings; None, and a message, where its address cannot be listened on."""
+@contextlib.contextmanager
+def opened_journal(configured: Settings) -> Iterator[Journal]:
+    """A journal for the length of a block; what is meant for standard error meanwhile waits in line with it."""
+    journal = Journal(configured.log_level, configured.log_format)
+    with contextlib.closing(journal), contextlib.redirect_stderr(cast("TextIO", journal.log)):
+        yield journal
+
+
+def listen(configured: Settings, journal: Journal) -> ProxyServer:
+    """A server for these settings.
+
+    Raises:
+        CommandFailed: their address cannot be listened on.
+    """
     forbid_core_dumps()
     configured = _fit_to_open_files(configured, journal)
     app = App(Exchange(configured, Upstream(configured)), journal)
+    report_uncaught(app.report)
     threading.stack_size(_STACK)
     try:
         server = ProxyServer(configured, app)
     except (OSError, UnicodeError) as error:
         where = f"LISTEN_HOST={configured.listen_host}, LISTEN_PORT={configured.listen_port}"
-        print(f"claude-proxy: cannot listen on {where}: {explain_listening(error)}.", file=sys.stderr)
-        return None
+        raise CommandFailed(f"cannot listen on {where}: {explain_listening(error)}.") from None
     if not ip_address(server.server_name).is_loopback:
         journal.notice("warning", _who_can_reach_it(configured.listen_host))
     return server
+
+
+def report_uncaught(report: Callable[[BaseException], None]) -> None:
+    """Have failures that no thread catches reported; Python would print their words, which may hold content."""
+
+    def take(failure: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+        report(failure.exc_value or failure.exc_type())
+
+    threading.excepthook = sys.unraisablehook = take
 
 
 def in_container() -> bool:

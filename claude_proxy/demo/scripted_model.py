@@ -14,12 +14,8 @@ import shlex
 import textwrap
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, TypeAlias
 
 from claude_proxy.demo.model import ModelReply, ModelRequest, text_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 INTRODUCTION = (
     "Hello! I am a scripted stand-in for a language model, and this is all I understand: list files in DIR; "
@@ -113,149 +109,40 @@ class Step:
     parameters: dict[str, str]
 
 
+_PATH = r"`?([^\s`,;]*[^\s`,;.:!?])`?"
+_QUOTED = r"(`+)(.+?)\{}(?!`)"  # to be told the number of its first group
+_INSTRUCTION = re.compile(
+    r"(?:^|\bthen\b|[.,;])[^\S\n]*(?:"
+    + "|".join(
+        (
+            rf"list files(?: in {_PATH})?",
+            rf"read {_PATH}",
+            rf"write {_PATH} with {_QUOTED.format(4)}",
+            rf"replace {_QUOTED.format(6)} with {_QUOTED.format(8)} in {_PATH}",
+            rf"run {_QUOTED.format(11)}",
+        )
+    )
+    + ")",
+    re.IGNORECASE | re.MULTILINE | re.DOTALL,
+)
+
+
 def read_request(text: str) -> list[Step]:
     """Turn a request into steps; what is not understood is passed over."""
-    reader, steps = _Reader(text), list[Step]()
-    while reader.take(_FILLERS) and not reader.at_end:
-        start = reader.at
-        for verb, read_instruction in _INSTRUCTIONS:
-            reader.at = start
-            if reader.take(verb) and (understood := read_instruction(reader)):
-                steps += understood
-                break
+    steps = []
+    for found in _INSTRUCTION.finditer(text):
+        folder, to_read, to_write, _, content, _, old, _, new, to_edit, _, command = found.groups()
+        if to_write:
+            steps.append(Step("Write", {"file_path": to_write, "content": content}))
+        elif to_edit:
+            steps.append(Step("Read", {"file_path": to_edit}))
+            steps.append(Step("Edit", {"file_path": to_edit, "old_string": old, "new_string": new}))
+        elif to_read:
+            steps.append(Step("Read", {"file_path": to_read}))
         else:
-            reader.at = start
-            reader.take(_CLAUSE)
+            listing = f"ls -A {shlex.quote(folder)}" if folder else "ls -A"
+            steps.append(Step("Bash", {"command": command or listing}))
     return steps
-
-
-class _Reader:
-    """Reads from left to right: each method moves on and returns what it read, or stays and returns None."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self.at == len(self.text)
-
-    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        if found := pattern.match(self.text, self.at):
-            self.at = found.end()
-        return found
-
-    def quoted(self) -> str | None:
-        found = self.take(_QUOTED)
-        return found[found.lastgroup] if found and found.lastgroup else None
-
-    def words(self, pattern: re.Pattern[str]) -> str | None:
-        """Read something quoted, or else what the pattern finds."""
-        if (quoted := self.quoted()) is not None:
-            return quoted
-        found = self.take(pattern)
-        return found[0].strip() if found else None
-
-    def path(self) -> str | None:
-        """Read a path: quoted, or after the word 'file', or such that it is seen to be one."""
-        start, article = self.at, self.take(_ARTICLES)
-        path = self.words(_NAME if article and "file" in article[0].lower() else _PATH)
-        if path is None:
-            self.at = start
-        return path
-
-
-def _pattern(expression: str) -> re.Pattern[str]:
-    return re.compile(expression, re.IGNORECASE)
-
-
-_FILLERS = _pattern(
-    r"(?:[\s,;.!?:*-]|\d+[.)]\s"
-    r"|(?:and|then|now|first|next|finally|also|please|can you|could you|i want you to|i would like you to)\b)*"
-)
-_CLAUSE = _pattern(r"[^\n]+?(?=[,;.!?:]\s|\s+then\b|\n|\Z)")
-_QUOTED = re.compile(
-    r"""\s* (?: (`{3,})[^`\n]*\n(?P<block>(?:.*?\n)??)[ \t]*\1 | (`+)(?P<ticked>.+?)\3(?!`)
-    | "(?P<double>[^"]*)" | '(?P<single>[^']*)' | “(?P<curly>[^”]*)” )""",
-    re.DOTALL | re.VERBOSE,
-)
-_ARTICLES = _pattern(r"\s*(?:(?:the|a|an|new|text|file|named|called)\s+)*")
-_NAME = _pattern(r"\s*[^\s`\"',;]*[^\s`\"',;.:!?]")
-_PATH = _pattern(r"\s*[^\s`\"',;]*[./][^\s`\"',;]*[^\s`\"',;.:!?]")
-_REST_OF_CLAUSE = _pattern(r"[ \t]*\S[^\n]*?(?=\s*(?:\n|\Z|,?\s+then\b))")
-_COMMAND_LINE = _pattern(r"[ \t]*\S[^\n]*?(?=(?:(?<=\w)\.)?\s*(?:\n|\Z|,?\s+then\b))")
-
-_FILES = r"(?:\s+(?:me|all|the|my|of))*\s+(?:files|directory)\b"
-_IN = _pattern(r"\s+(?:in|into|to|of|under|from|at|inside)\b")
-_HERE = _pattern(r"\s+(?:(?:the|this|current|working)\s+)+(?:directory|folder)\b|\s+here\b")
-_FOLDER = _pattern(r"(?:\s+(?:the|directory|folder))*\s+")
-_DOTS_OR_NAME = _pattern(r"\.{1,2}(?=[\s,;]|\Z)|[^\s`\"',;]*[^\s`\"',;.:!?]")
-_CONTENTS_OF = _pattern(r"(?:\s+(?:me|us|the|contents?|text|of|what\s+is\s+in))*")
-_WITH = _pattern(
-    r",?\s*(?:\b(?:with|containing|holding|saying|that\s+contains|which\s+contains)\b|(?=:))"
-    r"(?:\s+(?:the|this|following|text|contents?|lines?|code)\b)*"
-)
-_COLON_LINE = _pattern(r"\s*:[ \t]*\n(?!\s*```)")
-_COLON = _pattern(r"\s*:")
-_BY = _pattern(r"\s+(?:with|by)\b")
-_WORD = _pattern(r"\s+\S+")
-_COMMAND = _pattern(r"(?:\s+(?:the|this|shell|bash|command))*\s*:?")
-
-
-def _list_files(reader: _Reader) -> list[Step] | None:
-    directory: str | None = None
-    if reader.take(_IN) and not reader.take(_HERE) and reader.take(_FOLDER):
-        directory = reader.words(_DOTS_OR_NAME)
-    return [Step("Bash", {"command": f"ls -A {shlex.quote(directory)}" if directory else "ls -A"})]
-
-
-def _read(reader: _Reader) -> list[Step] | None:
-    reader.take(_CONTENTS_OF)
-    path = reader.path()
-    return [Step("Read", {"file_path": path})] if path else None
-
-
-def _write(reader: _Reader) -> list[Step] | None:
-    start = reader.at
-    content, path = reader.quoted(), reader.path() if reader.take(_IN) else None
-    if content is None or path is None:
-        reader.at = start
-        path, content = reader.path(), _content(reader) if reader.take(_WITH) else None
-    return [Step("Write", {"file_path": path, "content": content})] if path and content is not None else None
-
-
-def _content(reader: _Reader) -> str | None:
-    if reader.take(_COLON_LINE):
-        content, reader.at = reader.text[reader.at :].rstrip() + "\n", len(reader.text)
-        return content
-    reader.take(_COLON)
-    return reader.words(_REST_OF_CLAUSE)
-
-
-def _replace(reader: _Reader) -> list[Step] | None:
-    old = reader.words(_WORD)
-    new = reader.words(_WORD) if reader.take(_BY) else None
-    path = reader.path() if reader.take(_IN) else None
-    if not old or new is None or not path:
-        return None
-    edit = {"file_path": path, "old_string": old, "new_string": new}
-    return [Step("Read", {"file_path": path}), Step("Edit", edit)]
-
-
-def _run(reader: _Reader) -> list[Step] | None:
-    reader.take(_COMMAND)
-    command = reader.words(_COMMAND_LINE)
-    return [Step("Bash", {"command": command.strip()})] if command else None
-
-
-_Instruction: TypeAlias = "Callable[[_Reader], list[Step] | None]"
-_INSTRUCTIONS: tuple[tuple[re.Pattern[str], _Instruction], ...] = (
-    (_pattern(r"list(?:\s+the)?\s+contents\b|(?:list|show)" + _FILES), _list_files),
-    (_pattern(r"(?:read|show|open|display|view|cat)\b"), _read),
-    (_pattern(r"(?:write|create|make|save)\b"), _write),
-    (_pattern(r"replace\b"), _replace),
-    (_pattern(r"(?:run|execute)\b"), _run),
-)
 
 
 # --- How a call is written --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
@@ -27,7 +28,7 @@ from claude_proxy.demo.pages import CannedResponse, Intercept
 from claude_proxy.demo.php import PhpFatalError, php_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Set
 
 __all__ = ["ModelReply", "Received", "Simulator"]
 
@@ -47,6 +48,7 @@ class Apology(Exception):
     """The module has nothing to say and says it politely, with HTTP 200 and a usage of zero."""
 
 
+@dataclass(eq=False)
 class Simulator:
     """A REDCap with SecureChatAI on a port of this machine, from `with` to the end of its block.
 
@@ -60,42 +62,28 @@ class Simulator:
     `refusals`. Several threads answer at once; what they share is changed under `_lock`, or is a deque.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        tokens: Collection[str] | None = None,
-        prefix: str = module.PREFIX,
-        aliases: Collection[str] | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        decode_entities: bool = True,
-        intercept: Intercept | None = None,
-        post_max_size: int = 32 * 1024 * 1024,
-        unknown_alias_is_fatal: bool = False,
-        settings: module.ServerSettings = module.NOTHING_SET,
-        display_errors: bool = False,
-        page_hits_per_minute: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.model = model
-        self.tokens = tokens
-        self.prefix = prefix
-        self.aliases = frozenset(module.ALIASES if aliases is None else aliases)
-        self.decode_entities = decode_entities
-        self.intercept = intercept
-        self.post_max_size = post_max_size
-        self.unknown_alias_is_fatal = unknown_alias_is_fatal
-        self.settings = settings
-        self.display_errors = display_errors
-        self.page_hits_per_minute = page_hits_per_minute
+    model: Model
+    _: KW_ONLY
+    tokens: Collection[str] | None = None
+    prefix: str = module.PREFIX
+    aliases: Set[str] = frozenset(module.ALIASES)
+    host: str = "127.0.0.1"
+    port: int = 0
+    decode_entities: bool = True
+    intercept: Intercept | None = None
+    post_max_size: int = 32 * 1024 * 1024
+    unknown_alias_is_fatal: bool = False
+    settings: module.ServerSettings = module.NOTHING_SET
+    display_errors: bool = False
+    page_hits_per_minute: int = 0
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self.requests: deque[Received] = deque(maxlen=64)
         self.refusals: deque[str] = deque(maxlen=64)
         self.banned: set[str] = set()
-        self.url = f"http://{host}:{port}/api/"
-        self._address = (host, port)
+        self.url = f"http://{self.host}:{self.port}/api/"
         self._server: _Server | None = None
-        self._clock = clock
         self._lock = threading.Lock()
         self._hits: defaultdict[str, deque[float]] = defaultdict(deque)
 
@@ -111,8 +99,8 @@ class Simulator:
 
         Every `look` seconds it is seen whether to end. Raises OSError where the port is taken.
         """
-        self._server = server = _Server(self._address, self)
-        self.url = f"http://{self._address[0]}:{server.server_port}/api/"
+        self._server = server = _Server((self.host, self.port), self)
+        self.url = f"http://{self.host}:{server.server_port}/api/"
         threading.Thread(target=server.serve_forever, args=(look,), name="simulator", daemon=True).start()
 
     def close(self) -> None:
@@ -141,7 +129,7 @@ class Simulator:
         if not self.page_hits_per_minute:
             return False
         with self._lock:
-            now, hits = self._clock(), self._hits[address]
+            now, hits = self.clock(), self._hits[address]
             hits.append(now)
             while hits[0] <= now - 60:
                 hits.popleft()

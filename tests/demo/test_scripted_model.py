@@ -33,32 +33,22 @@ def edit(path: str, old: str, new: str) -> Step:
 
 REQUESTS: list[tuple[str, list[Step]]] = [
     ("list files", [bash("ls -A")]),
-    ("List the files in src.", [bash("ls -A src")]),
-    ("list all files in the current directory", [bash("ls -A")]),
-    ("show files in `my docs`", [bash("ls -A 'my docs'")]),
-    ("list the contents of .", [bash("ls -A .")]),
-    ("show me the contents of /a/b.py", [read("/a/b.py")]),
-    ("Please can you read ./a.txt?", [read("./a.txt")]),
-    ("read the file Makefile", [read("Makefile")]),
-    ("open `my file.txt`", [read("my file.txt")]),
+    ("List files in src.", [bash("ls -A src")]),
+    ("list files in a&b", [bash("ls -A 'a&b'")]),
+    ("read /a/b.py", [read("/a/b.py")]),
+    ("Hello! First, read ./a.txt.", [read("./a.txt")]),
+    ("read Makefile", [read("Makefile")]),
     ("write /a.c with `int *p = &amp;sum;`", [write("/a.c", "int *p = &amp;sum;")]),
-    ('create a new file named x containing "hi there"', [write("x", "hi there")]),
-    ("save a.md with ``a `b` c``", [write("a.md", "a `b` c")]),
-    ("write 'hello' to out.txt", [write("out.txt", "hello")]),
-    ("write a.txt with hello world then read a.txt", [write("a.txt", "hello world"), read("a.txt")]),
-    ("create x.py with:\n```python\na\n\nb\n```\nrun python x.py.", [write("x.py", "a\n\nb\n"), bash("python x.py")]),
-    ("write n.md with this text:\none\n\n  two & <b>\n", [write("n.md", "one\n\n  two & <b>\n")]),
+    ("write a.md with ``a `b` c``", [write("a.md", "a `b` c")]),
+    ("write a.txt with `hello\n\nworld\n` then read a.txt", [write("a.txt", "hello\n\nworld\n"), read("a.txt")]),
+    ("write a.sh with ``x, then run `ls` `` then read a.sh", [write("a.sh", "x, then run `ls` "), read("a.sh")]),
     ("replace `5 &amp;lt; 6` with `7` in a.c", [read("a.c"), edit("a.c", "5 &amp;lt; 6", "7")]),
-    ('Replace "x" by "" in /t/a.c', [read("/t/a.c"), edit("/t/a.c", "x", "")]),
-    ("replace old with new in the file notes", [read("notes"), edit("notes", "old", "new")]),
-    ("execute the command: grep -r 'a b' .", [bash("grep -r 'a b' .")]),
-    ("1. list files\n2. read a.txt\n- run `ls -l`", [bash("ls -A"), read("a.txt"), bash("ls -l")]),
-    (
-        "Hello there! First read a.txt, then run `wc a.txt` and list files.",
-        [read("a.txt"), bash("wc a.txt"), bash("ls -A")],
-    ),
+    ("run `grep -r 'a b' .`", [bash("grep -r 'a b' .")]),
+    ("list files\nread a.txt\nrun `ls -l`", [bash("ls -A"), read("a.txt"), bash("ls -l")]),
+    ("read a.txt, then run `wc a.txt` then list files.", [read("a.txt"), bash("wc a.txt"), bash("ls -A")]),
     ("Hello! How are you?", []),
     ("list the planets, write a poem, show me what you can do", []),
+    ("I have already read a.txt and run `ls`", []),
     ("", []),
 ]
 
@@ -80,7 +70,7 @@ def result(text: str, *, name: str = "Read", attributes: str = "") -> str:
 
 
 def test_a_call_is_written_in_the_notation_of_the_prompt() -> None:
-    assert ask("write a.py with:\n```\nx = 1\n\n```") == (
+    assert ask("write a.py with `x = 1\n\n`") == (
         "Step 1 of 1: I call Write.\n"
         '<function_calls>\n<invoke name="Write">\n'
         '<parameter name="file_path">/home/ann/a.py</parameter>\n'

@@ -232,7 +232,7 @@ def test_a_failing_model_is_tried_three_times() -> None:
 
 
 def test_configured_aliases() -> None:
-    simulator = Simulator(Script(), aliases=["mine"])
+    simulator = Simulator(Script(), aliases={"mine"})
     for model, expected in (("mine", "hi"), ("gpt-4o", NETWORK_APOLOGY)):
         body = json.loads(simulator.answer(Received(FIELDS | {"model": model})).body)
         assert body["content"][0]["text"] == expected

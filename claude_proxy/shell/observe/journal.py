@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TextIO, TypeAlias
 
+from claude_proxy.shell.observe.log import Log
+
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 _LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
@@ -122,7 +124,7 @@ class Finished(NamedTuple):
     record: Record
 
 
-@dataclass(frozen=True)
+@dataclass
 class Minute:
     """What ended in one minute. Only requests for messages count, and the seconds only of those that were answered."""
 
@@ -134,6 +136,18 @@ class Minute:
     longest: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+
+    def add(self, record: Record) -> None:
+        """Count a request that has been answered."""
+        is_answered = record.error is None and record.status < 400
+        seconds = record.seconds if is_answered else 0.0
+        self.requests += 1
+        self.answered += is_answered
+        self.failures += record.has_failed
+        self.seconds += seconds
+        self.longest = max(self.longest, seconds)
+        self.input_tokens += record.input_tokens or 0
+        self.output_tokens += record.output_tokens or 0
 
     @property
     def average(self) -> float:
@@ -206,67 +220,12 @@ class Activity:
     finished: tuple[Finished, ...]
     minutes: tuple[Minute, ...]
     totals: Totals
+    lost_lines: int
 
     @property
     def waiting(self) -> int:
         """How many requests wait for a turn to call REDCap."""
         return sum(each.phase == "waiting for a turn" for each in self.running)
-
-
-# --- the memory -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Memory:
-    """What the journal keeps; its lock is held for each change and each look, and for nothing that can wait."""
-
-    started: float
-    most_aliases: int
-    running: dict[str, Running] = field(default_factory=dict)
-    finished: deque[Finished] = field(default_factory=lambda: deque(maxlen=KEPT))
-    minutes: deque[Minute] = field(default_factory=lambda: deque(maxlen=MINUTES))
-    totals: Totals = field(default_factory=Totals)
-    aliases: set[str] = field(default_factory=lambda: {""})
-    clients: set[str] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def finish(self, record: Record, now: float) -> None:
-        """Remember a request that has been answered."""
-        alias = "other" if record.alias == UNMAPPED else _label(record.alias or "", self.aliases, self.most_aliases + 1)
-        self.totals.add(record, alias)
-        if not record.is_quiet:
-            self.finished.appendleft(Finished(now, record))
-        if record.route == MESSAGES:
-            self._note_minute(record, now)
-            if record.client is not None:  # only made-up tokens reach the bound
-                client = _label(record.client, self.clients, MOST_CLIENTS)
-                self.totals.client_requests[client] += 1
-                self.totals.client_tokens[client] += (record.input_tokens or 0) + (record.output_tokens or 0)
-
-    def _note_minute(self, record: Record, now: float) -> None:
-        begins = now - now % 60
-        if not self.minutes or begins > self.minutes[-1].begins:
-            self.minutes.append(Minute(begins))
-        minute = self.minutes[-1]  # the last one still where the clock was put back
-        is_answered = record.error is None and record.status < 400
-        seconds = record.seconds if is_answered else 0.0
-        self.minutes[-1] = Minute(
-            minute.begins,
-            requests=minute.requests + 1,
-            answered=minute.answered + is_answered,
-            failures=minute.failures + record.has_failed,
-            seconds=minute.seconds + seconds,
-            longest=max(minute.longest, seconds),
-            input_tokens=minute.input_tokens + (record.input_tokens or 0),
-            output_tokens=minute.output_tokens + (record.output_tokens or 0),
-        )
-
-    def last_hour(self, now: float) -> tuple[Minute, ...]:
-        """The last minutes without a gap, the running one at the end."""
-        known = {minute.begins: minute for minute in self.minutes}
-        running = now - now % 60
-        begins = (running - 60 * back for back in reversed(range(MINUTES)))
-        return tuple(known.get(each, Minute(each)) for each in begins)
 
 
 def _label(name: str, known: set[str], most: int) -> str:
@@ -278,7 +237,10 @@ def _label(name: str, known: set[str], most: int) -> str:
 
 
 class Journal:
-    """Writes records and notices as lines of text or of JSON, and remembers the last of them."""
+    """Writes records and notices as lines of text or of JSON, and remembers the last of them.
+
+    `_lock` is held for each change of what is remembered and each look at it, and for nothing that can wait.
+    """
 
     def __init__(
         self,
@@ -300,10 +262,19 @@ class Journal:
         """
         self.set_level(level)
         self._form = form
-        self._out = out or sys.stderr
+        self.log = Log(
+            out or sys.stderr, lambda count: self._line("warning", "lines of this log were lost", {"lines": count})
+        )
         self._clock = clock
+        self._started = clock()
+        self._most_aliases = most_aliases
+        self._running: dict[str, Running] = {}
+        self._finished: deque[Finished] = deque(maxlen=KEPT)
+        self._minutes: deque[Minute] = deque(maxlen=MINUTES)
+        self._totals = Totals()
+        self._aliases = {""}
+        self._clients: set[str] = set()
         self._lock = threading.Lock()
-        self._memory = _Memory(clock(), most_aliases)
 
     def set_level(self, level: str) -> None:
         """Write from now on what is at least of a level."""
@@ -313,36 +284,62 @@ class Journal:
 
     def begin(self, record: Record) -> None:
         """Remember that a request for a message is being answered, until its line is written."""
-        with self._memory.lock:
-            self._memory.running[record.request_id] = Running(self._clock(), record)
+        with self._lock:
+            self._running[record.request_id] = Running(self._clock(), record)
 
     def set_phase(self, request_id: str, phase: Phase) -> None:
         """Note what a running request has come to."""
-        with self._memory.lock:
-            if found := self._memory.running.get(request_id):
-                self._memory.running[request_id] = found._replace(phase=phase)
+        with self._lock:
+            if found := self._running.get(request_id):
+                self._running[request_id] = found._replace(phase=phase)
 
     def request(self, record: Record) -> None:
         """Write the line of a finished request, and remember it; nobody changes the record any more."""
-        with self._memory.lock:
-            self._memory.running.pop(record.request_id, None)
-            self._memory.finish(record, self._clock())
+        with self._lock:
+            self._running.pop(record.request_id, None)
+            self._remember(record, self._clock())
         level: Level = "warning" if record.status >= 500 else "debug" if record.is_quiet else "info"
         known = {each.name: getattr(record, each.name) for each in fields(record)}
         self._write(level, "request", {name: value for name, value in known.items() if value is not None})
 
+    def _remember(self, record: Record, now: float) -> None:
+        alias = "other"
+        if record.alias != UNMAPPED:
+            alias = _label(record.alias or "", self._aliases, self._most_aliases + 1)
+        self._totals.add(record, alias)
+        if not record.is_quiet:
+            self._finished.appendleft(Finished(now, record))
+        if record.route != MESSAGES:
+            return
+        begins = now - now % 60
+        if not self._minutes or begins > self._minutes[-1].begins:
+            self._minutes.append(Minute(begins))
+        self._minutes[-1].add(record)  # the last one still where the clock was put back
+        if record.client is not None:  # only made-up tokens reach the bound
+            client = _label(record.client, self._clients, MOST_CLIENTS)
+            self._totals.client_requests[client] += 1
+            self._totals.client_tokens[client] += (record.input_tokens or 0) + (record.output_tokens or 0)
+
     def activity(self) -> Activity:
         """What is known now."""
-        now, memory = self._clock(), self._memory
-        with memory.lock:
+        now = self._clock()
+        this_minute = now - now % 60
+        with self._lock:
+            minutes = {minute.begins: copy(minute) for minute in self._minutes}
+            hour = (this_minute - 60 * back for back in reversed(range(MINUTES)))
             return Activity(
                 now=now,
-                started=memory.started,
-                running=tuple(each._replace(record=copy(each.record)) for each in memory.running.values()),
-                finished=tuple(memory.finished),
-                minutes=memory.last_hour(now),
-                totals=memory.totals.copy(),
+                started=self._started,
+                running=tuple(each._replace(record=copy(each.record)) for each in self._running.values()),
+                finished=tuple(self._finished),
+                minutes=tuple(minutes.get(begins) or Minute(begins) for begins in hour),
+                totals=self._totals.copy(),
+                lost_lines=self.log.lost,
             )
+
+    def close(self) -> None:
+        """Write the last lines, if somebody reads them."""
+        self.log.close()
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -351,17 +348,15 @@ class Journal:
         self._write(level, event, fields)
 
     def _write(self, level: Level, event: str, fields: dict[str, str | int | float]) -> None:
-        if _LEVELS.index(level) < self._least:
-            return
+        if _LEVELS.index(level) >= self._least:
+            self.log.write(self._line(level, event, fields))
+
+    def _line(self, level: Level, event: str, fields: dict[str, str | int | float]) -> str:
         now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
         shown = {key: round(value, 3) if isinstance(value, float) else value for key, value in fields.items()}
         if self._form == "json":
-            line = json.dumps({"time": now, "level": level, "event": event, **shown})
-        else:
-            line = " ".join([now, level.upper(), event, *(f"{key}={_text(value)}" for key, value in shown.items())])
-        with self._lock:
-            self._out.write(f"{line}\n")  # `print` would take two calls of the system: the end of the line is one
-            self._out.flush()
+            return json.dumps({"time": now, "level": level, "event": event, **shown}) + "\n"
+        return " ".join([now, level.upper(), event, *(f"{key}={_text(value)}" for key, value in shown.items())]) + "\n"
 
 
 _PLAIN = re.compile(r"""[^\x00-\x20\x7f-\U0010ffff"'=\\]+""")

@@ -99,6 +99,8 @@ def _families(snapshot: Activity) -> Iterator[_Family]:
         yield _Family(name, "counter", explanation, samples)
     explanation = "Requests whose client went away."
     yield _Family("client_disconnects", "counter", explanation, (("_total", {}, totals.disconnects),))
+    explanation = "Lines of the log that nobody read in time, or that could not be written."
+    yield _Family("log_lines_lost", "counter", explanation, (("_total", {}, snapshot.lost_lines),))
 
 
 def _gauge(name: str, explanation: str, value: float, labels: _Labels | None = None) -> _Family:

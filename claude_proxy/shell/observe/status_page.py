@@ -420,54 +420,50 @@ def _ago(seconds: float) -> str:
 
 _HEIGHT = 64
 _STEP, _BAR = 4, 3  # the width of a minute, and of its bar
-_Bars: TypeAlias = Sequence[tuple[float, float]]
-"""For each minute where its bar begins, and how high it is."""
 
 
 def _charts(minutes: Sequence[Minute]) -> str:
     answered, failures = sum(each.answered for each in minutes), sum(each.failures for each in minutes)
-    average = sum(each.seconds for each in minutes) / max(answered, 1)
-    longest = max((each.longest for each in minutes), default=0.0)
-    most = max((each.answered + each.failures for each in minutes), default=0)
-    times = f"{seconds_text(average)} on average, the longest {seconds_text(longest)}" if answered else "–"
+    ended = [each.answered + each.failures for each in minutes]
+    times = "–"
+    if answered:
+        average, longest = sum(each.seconds for each in minutes) / answered, max(each.longest for each in minutes)
+        times = f"{seconds_text(average)} on average, the longest {seconds_text(longest)}"
     read, written = [each.input_tokens for each in minutes], [each.output_tokens for each in minutes]
-    good, bad = [(0, each.answered) for each in minutes], [(each.answered, each.failures) for each in minutes]
     return "".join(
         (
-            _chart("Requests a minute", f"at most {most}; {failures} failed", {"a": good, "f": bad}),
+            _chart(
+                "Requests a minute",
+                f"at most {max(ended, default=0)}; {failures} failed",
+                {"f": ended, "a": [each.answered for each in minutes]},
+            ),
             _chart(
                 "Time for an answer",
                 times,
-                {"b": [(0, each.longest) for each in minutes], "a": [(0, each.average) for each in minutes]},
+                {"b": [each.longest for each in minutes], "a": [each.average for each in minutes]},
             ),
-            _chart("Tokens read a minute", f"{sum(read):,} in the last hour", {"a": [(0, each) for each in read]}),
-            _chart(
-                "Tokens written a minute", f"{sum(written):,} in the last hour", {"a": [(0, each) for each in written]}
-            ),
+            _chart("Tokens read a minute", f"{sum(read):,} in the last hour", {"a": read}),
+            _chart("Tokens written a minute", f"{sum(written):,} in the last hour", {"a": written}),
         )
     )
 
 
-def _chart(title: str, summary: str, layers: Mapping[str, _Bars]) -> str:
-    """A chart; its words say what its picture shows, so that one may do without the picture.
+def _chart(title: str, summary: str, layers: Mapping[str, Sequence[float]]) -> str:
+    """A chart of bars, a minute each, by the class of their colour; later ones cover earlier ones.
 
-    Args:
-        title: what it shows.
-        summary: the same in words.
-        layers: bars by the class of their colour; later ones cover earlier ones.
+    Its words say what its picture shows, so that one may do without the picture.
     """
-    width = _STEP * 60
-    scale = _HEIGHT / (max((base + height for bars in layers.values() for base, height in bars), default=0) or 1)
-    drawing = "".join(f'<path class="{name}" d="{_path(bars, scale)}"/>' for name, bars in layers.items())
+    scale = _HEIGHT / (max(map(max, layers.values())) or 1)
+    drawing = "".join(
+        f'<path class="{name}" d="{"".join(_bar(place, height * scale) for place, height in enumerate(bars))}"/>'
+        for name, bars in layers.items()
+    )
     return (
         f"<figure><figcaption>{title}<span>{summary}</span></figcaption>"
-        f'<svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg></figure>'
+        f'<svg viewBox="0 0 {_STEP * 60} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">{drawing}</svg>'
+        "</figure>"
     )
 
 
-def _path(bars: _Bars, scale: float) -> str:
-    return "".join(
-        f"M{place * _STEP} {_HEIGHT - base * scale:.1f}v{-height * scale:.1f}h{_BAR}v{height * scale:.1f}z"
-        for place, (base, height) in enumerate(bars)
-        if height > 0
-    )
+def _bar(place: int, height: float) -> str:
+    return f"M{place * _STEP} {_HEIGHT}v{-height:.1f}h{_BAR}v{height:.1f}z" if height else ""
