@@ -22,7 +22,7 @@ _STANDARD_ERROR = 2
 
 def run(options: argparse.Namespace) -> int:
     """Start the proxy, and serve until a signal comes."""
-    folder, given = settings_folder(), given_settings(options)
+    folder, given = settings_folder(options), given_settings(options)
 
     def load() -> Settings:
         return sources.load(os.environ, folder, given)
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     path = sources.config_path(os.environ, folder, given)
     reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)
     _reload_on_signal(reloader)
-    for sentence in configured.warnings:
+    for sentence in filter(None, (*configured.warnings, sources.describe_unread(folder))):
         journal.notice("warning", sentence)
     whose = "its own REDCap token" if configured.redcap_api_token else "each client's own REDCap token"
     print(
