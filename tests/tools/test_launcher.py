@@ -573,6 +573,7 @@ def test_no_program_of_the_working_folder_gets_the_token(
     with pytest.raises(LaunchError) as caught:
         launcher.find_claude(chosen, environ)
     assert caught.value.code == launcher.NOT_FOUND
+    assert not chosen or "the working folder is not searched" in str(caught.value)
     theirs = program(elsewhere / f"claude{ending}")
     if chosen in {None, "claude"}:
         assert launcher.find_claude(chosen, environ) == theirs
