@@ -19,12 +19,14 @@ from claude_proxy.settings.values import port, seconds
 _OK, _FAILED = 0, 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OPTIONS_OF_RUN = ("--claude", "--log")  # those with a value
-_HELP = ("-h", "--help")
+_HERE = "--here"
+_WITHOUT_VALUE = ("-h", "--help", _HERE)
 
 _EPILOG = """\
-The settings come from the command line, the environment, .env or claude-proxy.toml
-in the working folder, or else in the user's own (CLAUDE_PROXY_HOME, the checkout,
-or claude-proxy in the folder for configuration); the first that sets one wins.
+The settings come from the command line, the environment, .env or claude-proxy.toml;
+the first that sets one wins. The two files are read in your own folder: that of
+CLAUDE_PROXY_HOME, else the checkout, else claude-proxy in the folder for
+configuration. With --here they are read in the working folder instead.
 REDCAP_API_URL must be set. .env.example and claude-proxy.example.toml explain all.
 Exit codes: 0 stopped as asked, 1 could not start or was stopped by a second signal,
 2 wrong usage or settings. The other commands say theirs in their own --help.
@@ -43,8 +45,6 @@ Start Claude Code with everything behind "run" as its arguments. A proxy is star
 with it, on a free port, and ends with it.
 """,
         """\
-Files with settings are read from the user's own folder, never from the working
-folder: a cloned repository must not say where tokens and prompts go.
 The options above must come first; what follows them, or follows --, goes to claude
 as it stands: claude-proxy run -- --help shows claude's own help.
 Exit codes: claude's own (128 and the signal's number if a signal ended it);
@@ -71,8 +71,8 @@ Exit codes: 0 done, 1 the file could not be merged with or written, 2 wrong usag
         "ask for REDCap's address and token, try them, and write .env",
         """\
 Ask for REDCap's API address and the API token, which is not shown; try both; and
-write them into .env in the working folder, which only you can read then. Other lines
-of the file stay as they are; a value that differs is replaced only if you say so.
+write them into .env in your own folder, which only you can read then. Other lines of
+the file stay as they are; a value that differs is replaced only if you say so.
 """,
         """\
 Without a terminal: claude-proxy init --url URL < file-with-the-token
@@ -110,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     own, for_claude = list(sys.argv[1:] if arguments is None else arguments), list[str]()
+    if not own or (own[0].startswith("-") and own[0] not in {"-h", "--help", "--version"}):
+        own.insert(0, "serve")
     if own[:1] == ["run"]:
         own[1:], for_claude = split_arguments(own[1:])
     try:
@@ -124,7 +126,7 @@ def _run_command(options: argparse.Namespace) -> int:
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
             signal.signal(number, _interrupt)
-    command = options.command or "serve"
+    command: str = options.command
     try:
         # Only the command's own module is imported, and what that needs, so that it starts soon.
         code: int = import_module(f"claude_proxy.commands.{command}").run(options)
@@ -188,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     for each in (doctor, models):
         each.add_argument("--json", action="store_true", help="write JSON, for a program")
     for each in (serve, doctor, models):
-        each.add_argument("--config", metavar="PATH", help="the configuration file (default: ./claude-proxy.toml)")
+        each.add_argument("--config", metavar="PATH", help="the configuration file (default: claude-proxy.toml)")
+    for each in (serve, run, env, init, doctor, models):
+        each.add_argument(_HERE, action="store_true", help="the files with settings are those of the working folder")
     for each in (serve, demo):
         each.add_argument(
             "--port", type=_checked(port), metavar="N", help="listen on this port (default: LISTEN_PORT, or 8765)"
@@ -197,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_options_of_claude(run: argparse.ArgumentParser, env: argparse.ArgumentParser) -> None:
-    run.usage = "claude-proxy run [-h] [--claude PATH] [--log FILE] [--] [claude's own arguments]"
+    run.usage = "claude-proxy run [-h] [--here] [--claude PATH] [--log FILE] [--] [claude's own arguments]"
     run.add_argument("--claude", metavar="PATH", help="Claude Code's program (default: CLAUDE, or claude on the PATH)")
     run.add_argument("--log", metavar="FILE", type=Path, help="append the proxy's log to this file (default: no log)")
     form = env.add_mutually_exclusive_group()
@@ -224,7 +228,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             return list(arguments[:place]), list(arguments[place + 1 :])
         if argument in _OPTIONS_OF_RUN:
             place += 2
-        elif argument in _HELP or argument.partition("=")[0] in _OPTIONS_OF_RUN:
+        elif argument in _WITHOUT_VALUE or argument.partition("=")[0] in _OPTIONS_OF_RUN:
             place += 1
         else:
             break

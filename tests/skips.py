@@ -20,7 +20,11 @@ ALLOWED: Mapping[str, str] = {
     "tests/test_distribution.py::test_the_single_file_says_what_an_old_python_lacks": "likewise",
     "tests/test_cli.py::test_newer_pythons_serve": "a machine may have none newer; `check.py --python 3.14` brings one",
     "tests/test_cli.py::test_listening_on_loopback_is_not[[]::1]": "many containers have no IPv6",
+    "tests/test_cli.py::test_a_port_in_use_is_explained[[]::1]": "likewise",
     "tests/shell/server/test_handler.py::test_the_url_leads_to_the_server[[]::1]": "likewise",
+    "tests/shell/server/test_handler.py::test_nobody_else_can_be_taken_for_localhost[[]::1]": "likewise",
+    "tests/shell/server/test_handler.py::test_localhost_is_both_addresses_until_the_end": "likewise",
+    "tests/shell/server/test_handler.py::test_any_free_port_is_one_that_is_free_at_both_addresses": "likewise",
 }
 """Patterns of tests' names, and the reasons. Skips that depend on the system alone (Windows, macOS) are not listed."""
 

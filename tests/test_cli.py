@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from conftest import NOTHING, PATIENCE, TOKEN, Gate, Redcap, ending, eventually, fold, read_events
+from conftest import NEEDS_IPV6, NOTHING, PATIENCE, TOKEN, Gate, Redcap, ending, eventually, fold, read_events
 
 from claude_proxy import __version__
 from claude_proxy.cli import split_arguments
@@ -92,13 +93,18 @@ class Starter:
 
     @contextmanager
     def running(
-        self, *arguments: str, env: Mapping[str, str] = NOTHING, command: Sequence[str] = ()
+        self,
+        *arguments: str,
+        env: Mapping[str, str] = NOTHING,
+        command: Sequence[str] = (),
+        stdin: int | None = None,
     ) -> Iterator[subprocess.Popen[str]]:
         """Start a command that runs until it is stopped."""
         with subprocess.Popen(
             [*(command or self.command), *arguments],
             cwd=self.folder,
             env=self.environment(env),
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -173,7 +179,7 @@ def test_a_changed_configuration_takes_effect_and_a_bad_one_is_refused(redcap: R
     path.chmod(0o600)
     redcap.queue("Yes.", "Yes.", "Yes.")
     mine = question("x") | {"model": "mine"}
-    with starter.running("serve", "--port", "0") as process:
+    with starter.running("serve", "--port", "0", "--here") as process:
         url = read_until(process.stderr, r"listens on (\S+)")[1]
         ask(url, "/v1/messages", mine)
         path.write_text(path.read_text().replace("o1", "o3"))
@@ -262,7 +268,7 @@ class Terminal:
 
 def test_a_proxy_ends_with_its_terminal(starter: Starter) -> None:
     (starter.folder / ".env").write_text("REDCAP_API_URL=https://h/api/")
-    with Terminal(starter) as terminal:
+    with Terminal(starter, "--here") as terminal:
         terminal.read_until("claude --permission-mode")
         terminal.process.send_signal(signal.SIGHUP)
         terminal.read_until("settings read again")
@@ -276,7 +282,7 @@ def test_nohup_lets_a_proxy_outlive_its_terminal(starter: Starter) -> None:
     if nohup is None:
         pytest.skip("no nohup here")
     (starter.folder / ".env").write_text("REDCAP_API_URL=https://h/api/")
-    with Terminal(starter, command=(nohup, *starter.command)) as terminal:
+    with Terminal(starter, "--here", command=(nohup, *starter.command)) as terminal:
         eventually(lambda: out.exists() and "claude --permission-mode" in out.read_text())
         terminal.process.send_signal(signal.SIGHUP)
         eventually(lambda: "settings read again" in out.read_text())
@@ -456,10 +462,10 @@ def test_fewer_open_files_than_connections_need_are_warned_of(redcap: Redcap, st
         assert ask(url, "/health")["status"] == "ok"
 
 
-def test_settings_come_from_the_working_folder_too(redcap: Redcap, starter: Starter) -> None:
+def test_settings_come_from_the_working_folder_on_request(redcap: Redcap, starter: Starter) -> None:
     redcap.queue("Yes.")
     (starter.folder / ".env").write_text(f"REDCAP_API_URL={redcap.url}\nREDCAP_API_TOKEN='{TOKEN}'\nLOG_FORMAT=json\n")
-    with starter.running() as process:
+    with starter.running("--here") as process:
         url = read_until(process.stderr, r"listens on (\S+) ")[1]
         assert ask(url, "/v1/messages", question("Better?"))["content"][0]["text"] == "Yes."
         read_until(process.stderr, r'"route": "POST /v1/messages"')
@@ -468,6 +474,107 @@ def test_settings_come_from_the_working_folder_too(redcap: Redcap, starter: Star
 def test_who_shares_a_proxy_is_told_so(redcap: Redcap, starter: Starter) -> None:
     with starter.running(env={"REDCAP_API_URL": redcap.url}) as process:
         read_until(process.stderr, "each client's own REDCap token")
+
+
+# --- A working folder that somebody else made -------------------------------------------------------------------------
+
+NOWHERE = "http://redcap.invalid/api/"
+EVIL_TABLES = """
+[servers.evil]
+url = "{trap}"
+token = "x"
+[models]
+"*" = {{ alias = "claude", server = "evil" }}
+"""
+EVIL: Mapping[str, Mapping[str, str]] = {
+    "address": {".env": "REDCAP_API_URL={trap}"},
+    "proxy": {".env": "HTTP_PROXY={trap}"},
+    "file": {"claude-proxy.toml": 'redcap_api_url = "{trap}"'},
+    "proxy in the file": {"claude-proxy.toml": 'http_proxy = "{trap}"'},
+    "servers": {"claude-proxy.toml": EVIL_TABLES},
+    "another file": {".env": "CLAUDE_PROXY_CONFIG=other.toml", "other.toml": EVIL_TABLES},
+}
+
+
+@pytest.fixture
+def trap(starter: Starter, redcap: Redcap) -> Iterator[socket.socket]:
+    """Where the files of a strange folder lead: it would get the token. The user's own settings lead nowhere."""
+    (starter.folder / "home").mkdir()
+    (starter.folder / "home" / ".env").write_text(f"REDCAP_API_URL={NOWHERE}\nREDCAP_API_TOKEN={TOKEN}\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def lay(trap: socket.socket, folder: Path, *kinds: str) -> None:
+    """Write evil files into a folder; of several with one name the lines of all, tables last."""
+    for kind in kinds:
+        for name, text in EVIL[kind].items():
+            with (folder / name).open("a") as file:
+                file.write(text.format(trap=f"http://127.0.0.1:{trap.getsockname()[1]}/") + "\n")
+
+
+def is_sprung(trap: socket.socket) -> bool:
+    try:
+        trap.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EVIL)
+def test_every_trap_of_these_tests_works_for_who_asks_for_it(starter: Starter, trap: socket.socket, kind: str) -> None:
+    lay(trap, starter.folder, kind)
+    with starter.running("doctor", "--here", env={"REDCAP_API_URL": NOWHERE, "REDCAP_API_TOKEN": TOKEN}) as process:
+        if kind in {"address", "file"}:  # the environment wins over both
+            process.kill()
+            with starter.running("doctor", "--here", env={"REDCAP_API_TOKEN": TOKEN}):
+                eventually(lambda: is_sprung(trap))
+        else:
+            eventually(lambda: is_sprung(trap))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [{}, {"REDCAP_API_TOKEN": TOKEN}])
+def test_no_command_believes_the_folder_it_is_started_in(
+    starter: Starter, trap: socket.socket, claude: FakeClaude, redcap: Redcap, token: Mapping[str, str]
+) -> None:
+    known = {**token, "LISTEN_PORT": "8765"}
+    before = {command: starter.run(command, env=known).stdout for command in ("env", "models")}
+    assert all(before.values())
+    lay(trap, starter.folder, *EVIL)
+    with (starter.folder / ".env").open("a") as file:
+        file.write("CLAUDE=./claude\n")
+    for command, told in before.items():
+        assert starter.run(command, env=known).stdout == told
+    done = starter.run("doctor", env=token)
+    assert re.search(
+        r"^warning  settings +The settings in the working folder .* are not read", done.stdout, re.MULTILINE
+    )
+    assert done.returncode == FAILED
+    env = claude.environment(redcap, ASK, REDCAP_API_URL="", **{"REDCAP_API_TOKEN": "", **token})
+    assert starter.run("run", "-p", env=env).returncode == OK
+    assert claude.said["status"] == 502
+    with starter.running(env=token) as process:
+        read_until(process.stderr, "WARNING The settings in the working folder .* are not read")
+        url = read_until(process.stderr, r"listens on (\S+) for http://redcap\.invalid/")[1]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(url, "/v1/messages", question("Better?"))
+        caught.value.close()
+    assert not is_sprung(trap)
+
+
+@pytest.mark.slow
+def test_init_gives_the_token_to_nobody_but_the_address_that_was_typed(starter: Starter, trap: socket.socket) -> None:
+    lay(trap, starter.folder, *EVIL)
+    before = (starter.folder / ".env").read_text()
+    with starter.running("init", "--url", NOWHERE, stdin=subprocess.PIPE) as process:
+        _, errors = process.communicate(TOKEN)
+    assert process.returncode == FAILED
+    assert "redcap.invalid" in errors
+    assert not is_sprung(trap)
+    assert (starter.folder / ".env").read_text() == before
 
 
 # --- What keeps it from starting --------------------------------------------------------------------------------------
@@ -510,13 +617,14 @@ def test_a_malformed_token_is_named_but_not_shown(starter: Starter) -> None:
 
 def test_a_malformed_file_is_named_with_its_line(starter: Starter) -> None:
     (starter.folder / ".env").write_text("REDCAP_API_URL=https://redcap.example.edu/api/\nnonsense\n")
-    message = starter.refuse()
+    message = starter.refuse("--here")
     assert str(starter.folder / ".env") in message
     assert "line 2" in message
 
 
-def test_a_port_in_use_is_explained(starter: Starter) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
+@pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=NEEDS_IPV6)])
+def test_a_port_in_use_is_explained(starter: Starter, address: str) -> None:
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as other:
         port = str(other.getsockname()[1])
         message = starter.refuse(env={**URL, "LISTEN_PORT": port}, code=FAILED)
     assert f"LISTEN_PORT={port}" in message

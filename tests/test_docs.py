@@ -389,7 +389,7 @@ def test_the_readme_names_defaults_as_they_are() -> None:
 
 
 def test_every_setting_that_is_mentioned_exists() -> None:
-    known = {setting.name for setting in TABLE} | {"MODEL_MAP", "SOURCE_DATE_EPOCH", "CLAUDE_PROXY_CONFIG"}
+    known = {setting.name for setting in TABLE} | {"SOURCE_DATE_EPOCH", "CLAUDE_PROXY_CONFIG", "CLAUDE_PROXY_HOME"}
     for page in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("deployment", "troubleshooting"))):
         words = set(re.findall(r"`([A-Z][A-Z]+_[A-Z_]+)=?`", page.read_text(encoding="utf-8")))
         foreign = {word for word in words if word.startswith(("ANTHROPIC_", "CLAUDE_CODE_"))}
@@ -498,12 +498,14 @@ def test_claude_code_shows_a_failure_as_the_docs_say(words: str, proxy: Proxy, t
 
 
 ELSEWHERE = {
+    "are not read": "test_settings_that_are_not_read_are_told_of",
     "cannot be trusted": "upstream/test_tls.py",
     "cannot listen on": "test_a_port_that_is_taken_reads_as_the_docs_say",
     "does not answer at the moment": "test_a_model_that_has_answered_before_is_overloaded",
     "did not answer within": "upstream/test_faults.py",
     "nothing moved for": "upstream/test_faults.py",
     "needs verdicts that no text-only model can give": "test_launcher.py",
+    "the working folder is not searched": "test_no_program_of_the_working_folder_gets_the_token",
 }
 """Quotations that are tested in another place."""
 

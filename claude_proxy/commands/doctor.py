@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     findings = []
     for finding in doctor.examine(
         os.environ,
-        settings_folder(),
+        settings_folder(options),
         given_settings(options),
         offline=options.offline,
         patience=options.timeout,

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from claude_proxy.commands.terminal import FAILED, OK, write_out
+from claude_proxy.commands.terminal import FAILED, OK, settings_folder, write_out
 from claude_proxy.settings import dotenv, sources
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import (
@@ -22,7 +22,7 @@ from claude_proxy.tools.claude_environment import (
 
 def run(options: argparse.Namespace) -> int:
     """Print the environment, or write it into a file of settings."""
-    folder = sources.home(os.environ)
+    folder = settings_folder(options)
     configured = sources.load(os.environ, folder)
     if configured.listen_port == 0:
         raise launcher.LaunchError("LISTEN_PORT=0 takes any free port, which nobody can know beforehand. Set a number.")

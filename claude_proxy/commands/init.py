@@ -29,11 +29,12 @@ def run(options: argparse.Namespace) -> int:
         show=lambda finding: _say(doctor.line(finding, colour=colour)),
     )
     try:
-        init.begin(console, os.environ, settings_folder(), options.url)
+        init.begin(console, os.environ, settings_folder(options), options.url)
     except KeyboardInterrupt:
         _say("\nclaude-proxy: stopped. Nothing was written.")
         raise
-    _say("Next: claude-proxy doctor, or at once: claude-proxy run")
+    here = " --here" if options.here else ""
+    _say(f"Next: claude-proxy doctor{here}, or at once: claude-proxy run{here}")
     return OK
 
 

@@ -12,7 +12,7 @@ from claude_proxy.tools import model_table
 
 def run(options: argparse.Namespace) -> int:
     """Show the table, or explain one name."""
-    configured = sources.load(os.environ, settings_folder(), given_settings(options))
+    configured = sources.load(os.environ, settings_folder(options), given_settings(options))
     if options.name is None:
         table = model_table.rows(configured, os.environ)
         text = as_json([row.as_json() for row in table]) if options.json else model_table.table_text(table)

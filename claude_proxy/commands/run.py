@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from claude_proxy.commands.serving import listen
+from claude_proxy.commands.terminal import settings_folder
 from claude_proxy.settings import dotenv, sources
 from claude_proxy.shell.observe.journal import Journal
 from claude_proxy.tools import launcher
@@ -23,7 +24,7 @@ _MOST_SHOWN = 5  # warnings
 def run(options: argparse.Namespace) -> int:
     """Run Claude Code. From the moment it starts the terminal is its own, and nothing may be printed."""
     arguments = options.for_claude
-    folder = sources.home(os.environ)
+    folder = settings_folder(options)
     configured = sources.load(os.environ, folder)
     own = dotenv.read_dotenv(folder / ".env")
     program = launcher.find_claude(options.claude or os.environ.get("CLAUDE") or own.get("CLAUDE"), os.environ)

@@ -22,7 +22,7 @@ _STANDARD_ERROR = 2
 
 def run(options: argparse.Namespace) -> int:
     """Start the proxy, and serve until a signal comes."""
-    folder, given = settings_folder(), given_settings(options)
+    folder, given = settings_folder(options), given_settings(options)
 
     def load() -> Settings:
         return sources.load(os.environ, folder, given)
@@ -30,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
     configured = load()
     with opened_journal(configured) as journal:
         server = listen(configured, journal)
-        for sentence in (*_unreachable(configured, server), *configured.warnings):
+        unread = sources.describe_unread(folder)
+        for sentence in filter(None, (*_unreachable(configured, server), *configured.warnings, unread)):
             journal.notice("warning", sentence)
         path = sources.config_path(os.environ, folder, given)
         reloader = Reloader(path, configured, server.settings, load=load, adopt=server.adopt, journal=journal)

@@ -15,9 +15,9 @@ from claude_proxy.settings import sources
 OK, FAILED = 0, 1
 
 
-def settings_folder() -> Path:
-    """Where the settings of commands lie that are started on purpose where they are started."""
-    return sources.working_folder(os.environ, Path.cwd())
+def settings_folder(options: argparse.Namespace) -> Path:
+    """Where `.env` and `claude-proxy.toml` are read: in the user's own folder, or with --here in this one."""
+    return Path.cwd() if options.here else sources.home(os.environ)
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, str]:

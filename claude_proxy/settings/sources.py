@@ -1,11 +1,15 @@
 """Where settings come from: command line, environment, `.env`, `claude-proxy.toml`; the first that sets one wins.
 
+Both files lie in one folder, the user's own (`home`). The working folder may be a repository that somebody else wrote,
+and must not say where tokens and prompts go or whose certificates are trusted: its files are read only on request.
+
 Whatever is wrong is said in one `SettingsError` that names the setting, its value and what to do, and in a file the
 line.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,23 +40,39 @@ HOME_VARIABLE = "CLAUDE_PROXY_HOME"
 def home(environ: Mapping[str, str]) -> Path:
     """The folder whose `.env` and `claude-proxy.toml` are the user's own, wherever a command is started.
 
-    `run` is started in folders of all kinds, cloned repositories among them, whose files must not say where tokens and
-    prompts go. So it reads the files of this folder only: `CLAUDE_PROXY_HOME`, else the checkout that this code lies
-    in, else the user's folder for configuration.
+    It is `CLAUDE_PROXY_HOME`, else the checkout that this code lies in, else the user's folder for configuration.
+
+    Raises:
+        SettingsError: there is no such folder.
     """
     if named := environ.get(HOME_VARIABLE, "").strip():
         return Path(named)
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "claude_api_proxy.py").is_file():
         return checkout
-    base = environ.get("XDG_CONFIG_HOME") or environ.get("APPDATA") or str(Path("~/.config").expanduser())
-    return Path(base) / "claude-proxy"
+    usual = os.path.expanduser("~/.config")  # noqa: PTH111 - the other one fails where there is no home
+    for base in (environ.get("XDG_CONFIG_HOME", ""), environ.get("APPDATA", ""), usual):
+        if Path(base).is_absolute():  # a relative one would be in the working folder
+            return Path(base) / "claude-proxy"
+    raise SettingsError(f"There is no home folder here to read .env from. Set {HOME_VARIABLE} to a folder of your own.")
 
 
-def working_folder(environ: Mapping[str, str], folder: Path) -> Path:
-    """The folder itself if it holds settings, else the user's own: for commands that are started on purpose there."""
-    holds = any((folder / name).is_file() for name in (".env", CONFIG_FILE))
-    return folder if holds else home(environ)
+def describe_unread(folder: Path) -> str:
+    """A sentence on settings in the working folder that are not read, as those of another folder are; "" for none."""
+    here = Path.cwd()
+    if folder.resolve() == here:
+        return ""
+    try:
+        has_ours = any(name.startswith("REDCAP_") for name in read_dotenv(here / ".env"))
+    except SettingsError:  # of another program, which reads it differently
+        has_ours = False
+    found = [*([".env"] if has_ours else []), *([CONFIG_FILE] if (here / CONFIG_FILE).is_file() else [])]
+    if not found:
+        return ""
+    return (
+        f"The settings in the working folder {here} ({' and '.join(found)}) are not read, for whoever wrote them would "
+        f"decide where your token goes. If they are yours, add --here, or move them to {folder}."
+    )
 
 
 def load(environ: Mapping[str, str], folder: Path | None, given: Mapping[str, str] | None = None) -> Settings:
@@ -78,10 +98,20 @@ def load_with_sources(
     """
     given = given or {}
     dotenv = read_dotenv(folder / ".env") if folder else {}
+    for setting in TABLE:
+        if text := dotenv.get(setting.name, "").strip():
+            dotenv[setting.name] = setting.from_folder(text, folder or Path())
     layers = {"the command line": given, "the environment": environ, str((folder or Path()) / ".env"): dotenv}
     file = _read_config_file(folder, _named_file(given, environ, dotenv, folder)) if folder else ConfigFile(CONFIG_FILE)
     file.check_names((), [*(setting.field for setting in TABLE), *SECTIONS])
     values, sources = _read_table(layers, file)
+    if "redcap_api_url" not in values:
+        own = folder or Path()
+        raise SettingsError(
+            'REDCAP_API_URL is not set. Run "claude-proxy init", which asks for it, or try "claude-proxy demo", which '
+            f"needs none; or put REDCAP_API_URL={TABLE[0].example} with your own value into {own / '.env'} or the "
+            f"environment. {TABLE[0].help} {describe_unread(own)}".rstrip()
+        )
     values["servers"] = read_servers(file, values["redcap_api_url"], values.get("redcap_api_token"))
     model_map, model_servers = read_models(file, values["servers"])
     if model_map and "model_map" in file.data:
@@ -117,12 +147,7 @@ def _find(setting: Setting, layers: _Layers) -> tuple[str, str]:
 
 
 def _parse(setting: Setting, text: str) -> dict[str, Any]:
-    """The field and value that a setting's text stands for; nothing where it is not set, nor must be."""
-    if not text and setting.default is None:
-        raise SettingsError(
-            f"{setting.name} is not set. Put {setting.name}={setting.example} with your own value into .env "
-            f"(cp .env.example .env) or into the environment. {setting.help}"
-        )
+    """The field and value that a setting's text stands for; nothing where it is not set."""
     if not text:
         return {}
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -73,6 +74,7 @@ class Setting(NamedTuple):
         example: what `.env.example` shows for a setting that has no default.
         secret: never quote the value in a message.
         shared: whether other programs use the variable too; then its lower-case name counts, and comes first.
+        is_path: whether the value may be the path of a file.
     """
 
     name: str
@@ -82,6 +84,11 @@ class Setting(NamedTuple):
     example: str = ""
     secret: bool = False
     shared: bool = False
+    is_path: bool = False
+
+    def from_folder(self, text: str, folder: Path) -> str:
+        """The value of a file in a folder: a path in it leads from there, wherever the command is started."""
+        return str(folder / text) if self.is_path and not text.startswith("{") else text
 
     @property
     def field(self) -> str:
@@ -132,6 +139,7 @@ class Settings:
         "",
         "A file with the SHA-256 digests of the tokens that may use a shared proxy, one a line (printf %s TOKEN | "
         "sha256sum). Without it every token may, and REDCap decides.",
+        is_path=True,
     )
     client_hash_key: Secret | None = _setting(
         token,
@@ -141,7 +149,10 @@ class Settings:
         secret=True,
     )
     listen_host: str = _setting(
-        host, "127.0.0.1", "Address to listen on. Anything but loopback opens the proxy to others."
+        host,
+        "localhost",
+        "Address to listen on; localhost is both of this machine's own, 127.0.0.1 and ::1. Anything but loopback opens "
+        "the proxy to others.",
     )
     listen_port: int = _setting(port, "8765", "Port to listen on; 0 takes any free one.")
     redcap_module_prefix: str = _setting(word, "secure_chat_ai", "The module's prefix on this REDCap server.")
@@ -155,6 +166,7 @@ class Settings:
         "",
         "A PEM file of certificate authorities to trust for REDCap besides the machine's own, for institutions with an "
         "authority of their own. (To replace the machine's own, set SSL_CERT_FILE.)",
+        is_path=True,
     )
     redcap_tls_minimum: str = _setting(
         one_of("1.2", "1.3"), "1.2", "The oldest version of TLS to speak with REDCap: 1.2 or 1.3."
@@ -166,6 +178,7 @@ class Settings:
         "the path of a .json or .toml file.",
         example='{"claude-opus-*": "claude-opus-4"}',
         unset={},
+        is_path=True,
     )
     vision_aliases: Mapping[str, bool] = _setting(
         alias_patterns,

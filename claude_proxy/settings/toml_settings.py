@@ -58,6 +58,7 @@ def _parse_typed(setting: Setting, file: ConfigFile, keys: Keys, value: Any) -> 
             rule += ", the path of a file; a table of models stands below [models]"
         raise file.fault(keys, f"{keys[-1]}{shown} cannot be used: it must be {rule}. {setting.help}")
     text = str(value).strip()
+    text = setting.from_folder(text, Path(file.name).parent) if text else ""
     try:
         return {keys[-1]: setting.parse(text)} if text else {}
     except ValueError as error:

@@ -14,7 +14,6 @@ import http.client
 import json
 import platform
 import re
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,9 +25,10 @@ from urllib.parse import urlsplit
 from claude_proxy import __version__
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings.dotenv import read_dotenv
-from claude_proxy.settings.sources import CONFIG_VARIABLE, load_with_sources
+from claude_proxy.settings.sources import CONFIG_VARIABLE, describe_unread, load_with_sources
 from claude_proxy.settings.table import TABLE, Settings
 from claude_proxy.shell.server.connections import explain_listening
+from claude_proxy.shell.server.listening import open_listeners
 from claude_proxy.tools import launcher
 from claude_proxy.tools.claude_environment import AUTH_TOKEN, BASE_URL, INTERFERING, choose_mode, without_ours
 from claude_proxy.tools.launcher import ClaudeSettings, LaunchError, printable
@@ -52,7 +52,7 @@ def examine(
 
     Args:
         environ: the environment.
-        folder: the working folder.
+        folder: where `.env` and `claude-proxy.toml` are read.
         given: settings that the command line gives.
         offline: leave out what needs the network.
         patience: seconds for each answer of a model.
@@ -69,10 +69,12 @@ def examine(
         yield from (Finding(check, "skipped", "not tried: the settings cannot be used") for check in ("port", *CHECKS))
         return
     yield from _given_settings(configured, sources, environ, dotenv)
+    if unread := describe_unread(folder):
+        yield Finding("settings", "warning", unread)
     yield from _unknown_names(environ, dotenv)
     yield check_port(configured)
     yield check_claude(environ, dotenv)
-    claude = launcher.load_claude_settings((), environ, folder)
+    claude = launcher.load_claude_settings((), environ, Path.cwd())
     token = None
     with contextlib.suppress(LaunchError):
         token = launcher.client_token(configured, environ, claude.env, dotenv)
@@ -137,8 +139,8 @@ def check_port(settings: Settings) -> Finding:
     if settings.listen_port == 0:
         return Finding("port", "ok", "any free one (LISTEN_PORT=0)")
     try:
-        family, *_, place = socket.getaddrinfo(settings.listen_host, settings.listen_port, type=socket.SOCK_STREAM)[0]
-        socket.create_server(place, family=family).close()
+        for listener in open_listeners(settings.listen_host, settings.listen_port):
+            listener.close()
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE and (version := _proxy_there(settings)):
             return Finding(

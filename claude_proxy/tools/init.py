@@ -14,8 +14,9 @@ from pathlib import Path
 
 from claude_proxy.errors import CommandFailed
 from claude_proxy.settings.dotenv import read_dotenv
-from claude_proxy.settings.sources import load
+from claude_proxy.settings.sources import CONFIG_FILE, CONFIG_VARIABLE, home, load
 from claude_proxy.settings.table import TABLE, Settings
+from claude_proxy.settings.toml_settings import PASSWORD
 from claude_proxy.tools.launcher import lies_in_repository, replace_file
 from claude_proxy.tools.redcap_checks import Finding, check_server
 
@@ -45,6 +46,8 @@ def begin(console: Console, environ: Mapping[str, str], folder: Path, url: str |
     path = folder / ".env"
     before = read_dotenv(path)
     try:
+        if folder != home(environ):
+            _ask_who_wrote(console, folder, before)
         known_url, known_token = (before.get(name, "").strip() for name in (URL, TOKEN))
         new = {URL: _ask_for_url(console, known_url, url)}
         _settle(console, URL, new[URL], known_url)
@@ -129,6 +132,20 @@ def _settle(console: Console, name: str, new: str, known: str) -> None:
 
 def _agrees(console: Console, question: str) -> bool:
     return console.ask(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def _ask_who_wrote(console: Console, folder: Path, variables: Mapping[str, str]) -> None:
+    """Whatever else the files of a folder say decides where the token goes, too: show it, and have it confirmed."""
+    known = {*_SETTINGS, CONFIG_VARIABLE} - {URL, TOKEN, "CLIENT_HASH_KEY"}
+    found = [f"{name}={PASSWORD.sub('//…@', text)}" for name, text in variables.items() if name.upper() in known]
+    found += [CONFIG_FILE] if (folder / CONFIG_FILE).is_file() else []
+    if not found:
+        return
+    told = f"{folder} holds more settings, which decide where your token goes: {', '.join(found)}."
+    if not console.asks:
+        raise CommandFailed(f"{told} Nothing was written. Remove them first, or leave out --here.")
+    if not _agrees(console, f"{told} Did you write them?"):
+        raise CommandFailed("Nothing was written.")
 
 
 def _check(console: Console, settings: Settings, token: str) -> None:

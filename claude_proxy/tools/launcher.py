@@ -58,38 +58,40 @@ class LaunchError(CommandFailed):
 def find_claude(chosen: str | None, environ: Mapping[str, str]) -> str:
     """The path of Claude Code: of the name or path that the user chose, or else `claude`.
 
+    It gets the token, so no program of the working folder may take its place.
+
     Raises:
         LaunchError: there is none.
     """
-    path = environ.get("PATH", os.defpath)
+    program = Path(os.path.expanduser(chosen or "claude"))  # noqa: PTH111 - the other one fails where there is no home
+    if WINDOWS and not program.suffix:
+        program = program.with_suffix(".exe")
+    # Its installer puts it into ~/.local/bin, which shells that were open before do not search.
+    folders = [*_safe_folders(environ), *([] if chosen else [os.path.expanduser("~/.local/bin")])]  # noqa: PTH111
+    is_name = program.name == str(program)
+    for path in [Path(folder) / program for folder in folders] if is_name else [program]:
+        # A batch file is not started: Windows' command interpreter would act on its arguments.
+        is_batch = WINDOWS and path.suffix.lower() != ".exe"
+        if path.is_absolute() and not is_batch and shutil.which(path):
+            return str(path)
     if chosen:
-        found = shutil.which(Path(chosen).expanduser(), path=path)
-        missing = f"CLAUDE={chosen} is not a program that can be started."
-    else:
-        # Its installer puts it into ~/.local/bin, which shells that were open before do not search.
-        found = shutil.which("claude", path=path) or shutil.which(Path.home() / ".local" / "bin" / "claude")
-        missing = (
-            f"Claude Code (claude) is not on the PATH. Install it with: {_INSTALL} (or: npm install -g "
-            "@anthropic-ai/claude-code), or set CLAUDE to its path."
+        kind = "program (.exe)" if WINDOWS else "program"
+        raise LaunchError(
+            f"CLAUDE={chosen} is no {kind} that can be started. Give its whole path, or its name if it is on the PATH; "
+            "the working folder is not searched.",
+            NOT_FOUND,
         )
-    if not found:
-        raise LaunchError(missing, NOT_FOUND)
-    return str(found)
+    raise LaunchError(
+        f"Claude Code ({program}) is not on the PATH. Install it with: {_INSTALL}, or set CLAUDE to its path.",
+        NOT_FOUND,
+    )
 
 
-def check_batch_file(program: str, arguments: Sequence[str], *, windows: bool = WINDOWS) -> None:
-    """Refuse what Windows cannot hand over as it stands: its command interpreter reads a batch file's arguments.
-
-    Raises:
-        LaunchError: an argument holds a character that it would act upon.
-    """
-    if windows and program.lower().endswith((".cmd", ".bat")):
-        for argument in arguments:
-            if set(argument) & set('"%&|<>^!\r\n'):
-                raise LaunchError(
-                    f"{program} is a batch file, to which Windows cannot hand over an argument with any of "
-                    '" % & | < > ^ ! or an end of line as it stands. Set CLAUDE to the path of claude.exe.'
-                )
+def _safe_folders(environ: Mapping[str, str]) -> list[str]:
+    """The folders of PATH but those that lead into the working folder: itself, relative ones, and empty ones."""
+    here = Path.cwd()
+    folders = environ.get("PATH", os.defpath).split(os.pathsep)
+    return [folder for folder in folders if Path(folder).is_absolute() and Path(folder).resolve() != here]
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def _last(layers: Sequence[Mapping[str, Any]], name: str) -> str | None:
 
 def local_url(settings: Settings) -> str:
     """The address under which clients on this machine reach a proxy with these settings."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen_host, settings.listen_host)  # noqa: S104
+    host = settings.listen_host
+    host = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.lower(), host)  # noqa: S104
     return f"http://[{host}]:{settings.listen_port}" if ":" in host else f"http://{host}:{settings.listen_port}"
 
 
@@ -251,8 +254,10 @@ def plan_launch(
     # Never a secret: that is refused above, for arguments can be seen by everybody on the machine.
     extra = ("--settings", json.dumps({"env": overrides})) if overrides else ()
     whole = (*extra, *mode.arguments, *arguments)
-    check_batch_file(program, whole)
-    return Launch((program, *whole), changes.applied_to(environ), (mode.sentence,) if mode.sentence else ())
+    # Whatever claude itself is started by, such as node, must not come from the working folder, either.
+    searched = {"PATH": os.pathsep.join(_safe_folders(environ)) or os.defpath}
+    searched |= {"NoDefaultCurrentDirectoryInExePath": "1"} if WINDOWS else {}
+    return Launch((program, *whole), changes.applied_to(environ) | searched, (mode.sentence,) if mode.sentence else ())
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ from typing import Any
 
 import hypothesis
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_proxy.errors import SettingsError
 from claude_proxy.settings import sources
 from claude_proxy.settings.dotenv import read_dotenv
-from claude_proxy.settings.sources import home, load, working_folder
+from claude_proxy.settings.sources import describe_unread, home, load
 from claude_proxy.settings.table import TABLE, Settings
 from claude_proxy.settings.values import Secret
 
@@ -57,7 +58,7 @@ def test_the_defaults() -> None:
     assert loaded() == Settings(
         redcap_api_url=URL,
         redcap_api_token=None,
-        listen_host="127.0.0.1",
+        listen_host="localhost",
         listen_port=8765,
         redcap_module_prefix="secure_chat_ai",
         redcap_decodes_entities=True,
@@ -493,10 +494,43 @@ def test_the_users_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert home({"XDG_CONFIG_HOME": "/x"}) == Path("/x/claude-proxy")
     assert home({"APPDATA": "/y"}) == Path("/y/claude-proxy")
     assert home({}) == Path("~/.config/claude-proxy").expanduser()
+    assert home({"XDG_CONFIG_HOME": "x"}) == home({}), "a relative one would be in the working folder"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(SettingsError, match="CLAUDE_PROXY_HOME"):
+        home({})
 
 
-def test_a_folder_without_settings_gives_way_to_the_users_own(tmp_path: Path) -> None:
-    environ = {"CLAUDE_PROXY_HOME": str(tmp_path / "own")}
-    assert working_folder(environ, tmp_path) == tmp_path / "own"
+def test_settings_that_are_not_read_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("HTTP_PROXY=http://x\n")
+    assert describe_unread(tmp_path / "own") == "", "another program's"
+    (tmp_path / ".env").write_text("not ours")
+    assert describe_unread(tmp_path / "own") == ""
+    (tmp_path / ".env").write_text("REDCAP_API_URL=http://x/\n")
     (tmp_path / "claude-proxy.toml").touch()
-    assert working_folder(environ, tmp_path) == tmp_path
+    told = describe_unread(tmp_path / "own")
+    assert "(.env and claude-proxy.toml) are not read" in told
+    assert "--here" in told
+    assert str(tmp_path / "own") in told
+    assert describe_unread(tmp_path) == ""
+
+
+@pytest.mark.parametrize("file", [".env", "claude-proxy.toml"])
+def test_a_path_in_a_file_leads_from_there_and_not_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """A repository may hold a file of the same name: whom TLS trusts must not depend on where one stands."""
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder, digit in ((mine, "a"), (theirs, "b")):
+        folder.mkdir()
+        (folder / "clients.txt").write_text(digit * 64)
+        (folder / "models.json").write_text(f'{{"x": "{digit}"}}')
+        trustme.CA().cert_pem.write_to_path(folder / "ca.pem")
+    paths = {"redcap_ca_bundle": "ca.pem", "allowed_clients": "clients.txt", "model_map": "models.json"}
+    lines = [f'{name.upper() if file == ".env" else name} = "{path}"' for name, path in paths.items()]
+    (mine / file).write_text("\n".join(lines))
+    monkeypatch.chdir(theirs)
+    settings = load({"REDCAP_API_URL": "https://h/api/"}, mine)
+    assert settings.redcap_ca_bundle == str(mine / "ca.pem")
+    assert settings.allowed_clients == frozenset({"a" * 64})
+    assert settings.model_map == {"x": "a"}

@@ -411,7 +411,7 @@ def test_the_port_is_free_or_taken_by_a_proxy_or_by_another_program(start_proxy:
         assert finding.status == "failed"
         assert "another program listens there" in finding.message
     assert doctor.check_port(Settings("http://x/", listen_port=port)) == Finding(
-        "port", "ok", f"127.0.0.1:{port} is free"
+        "port", "ok", f"localhost:{port} is free"
     )
     shared = start_proxy(redcap_api_token=None)
     taken = Settings("http://x/", listen_port=shared.server.server_port)
@@ -440,7 +440,7 @@ def test_claude_codes_version_is_shown(home: Path) -> None:
     assert (finding.status, finding.message) == ("ok", f"2.1.330 ({home / 'bin' / 'claude'})")
     fake_claude(home, "exit 3")
     assert "did not say its version" in doctor.check_claude(environ, {}).message
-    assert "not a program" in doctor.check_claude(environ, {"CLAUDE": "/nowhere"}).message
+    assert "no program" in doctor.check_claude(environ, {"CLAUDE": "/nowhere"}).message
 
 
 HERE = "http://127.0.0.1:8765"

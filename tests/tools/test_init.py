@@ -32,13 +32,18 @@ class Talk:
         return self.answers.pop(0)
 
 
+def own(folder: Path) -> dict[str, str]:
+    """An environment in which a folder is the user's own."""
+    return {"CLAUDE_PROXY_HOME": str(folder)}
+
+
 def lines(folder: Path) -> list[str]:
     return (folder / ".env").read_text().splitlines()
 
 
 def test_init_writes_a_new_file_for_its_owner_alone(redcap: Redcap, tmp_path: Path) -> None:
     talk = Talk("", "nonsense", redcap.url.removesuffix("/"), "with blanks", TOKEN)
-    init.begin(talk.console, {}, tmp_path)
+    init.begin(talk.console, own(tmp_path), tmp_path)
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
@@ -54,7 +59,7 @@ def test_init_keeps_the_other_lines_of_a_file(redcap: Redcap, tmp_path: Path) ->
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     (tmp_path / ".env").chmod(0o644)
     talk = Talk(redcap.url, "yes", "")  # the token is the one that is there
-    init.begin(talk.console, {}, tmp_path)
+    init.begin(talk.console, own(tmp_path), tmp_path)
     after = (tmp_path / ".env").read_bytes().decode()
     assert after.startswith("# mine\r\n\r\nREDCAP_API_TOKEN=")
     assert after.endswith(f"\r\nLOG_LEVEL = debug # why\r\nREDCAP_API_URL={redcap.url}\r\n")
@@ -77,12 +82,12 @@ def test_a_refusal_leaves_the_file_unchanged(
 ) -> None:
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     with pytest.raises(CommandFailed, match=words):
-        init.begin(Talk(*answers(redcap.url)).console, {}, tmp_path)
+        init.begin(Talk(*answers(redcap.url)).console, own(tmp_path), tmp_path)
     assert (tmp_path / ".env").read_bytes().decode() == THEIRS
 
 
 def test_a_token_that_redcap_refuses_is_written_if_one_insists(redcap: Redcap, tmp_path: Path) -> None:
-    init.begin(Talk(redcap.url, "0" * 32, "y").console, {}, tmp_path)
+    init.begin(Talk(redcap.url, "0" * 32, "y").console, own(tmp_path), tmp_path)
     assert read_dotenv(tmp_path / ".env")["REDCAP_API_TOKEN"] == "0" * 32
 
 
@@ -91,7 +96,7 @@ def test_ctrl_c_leaves_everything_as_it_was(redcap: Redcap, tmp_path: Path, plac
     (tmp_path / ".env").write_bytes(THEIRS.encode())
     answers = [redcap.url, "y", "0" * 32, "y", "y"]
     with pytest.raises(KeyboardInterrupt):
-        init.begin(Talk(*answers[:place], "^C").console, {}, tmp_path)
+        init.begin(Talk(*answers[:place], "^C").console, own(tmp_path), tmp_path)
     assert (tmp_path / ".env").read_bytes().decode() == THEIRS
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 
@@ -100,13 +105,13 @@ def test_ctrl_c_leaves_everything_as_it_was(redcap: Redcap, tmp_path: Path, plac
 
 
 def test_without_a_terminal_the_token_is_read_from_standard_input(redcap: Redcap, tmp_path: Path) -> None:
-    init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
-    init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, redcap.url)
+    init.begin(Talk(TOKEN, asks=False).console, own(tmp_path), tmp_path, redcap.url)
+    init.begin(Talk(TOKEN, asks=False).console, own(tmp_path), tmp_path, redcap.url)
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
     with pytest.raises(CommandFailed, match="another REDCAP_API_TOKEN, which is not overwritten"):
-        init.begin(Talk(COLLEAGUES_TOKEN, asks=False).console, {}, tmp_path, redcap.url)
+        init.begin(Talk(COLLEAGUES_TOKEN, asks=False).console, own(tmp_path), tmp_path, redcap.url)
     with pytest.raises(CommandFailed, match="which is not overwritten"):
-        init.begin(Talk(TOKEN, asks=False).console, {}, tmp_path, "http://other/api/")
+        init.begin(Talk(TOKEN, asks=False).console, own(tmp_path), tmp_path, "http://other/api/")
     assert lines(tmp_path) == [f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
 
 
@@ -125,16 +130,42 @@ def test_without_a_terminal_whatever_is_missing_is_named(
     tmp_path: Path, answers: tuple[str, ...], url: str | None, words: str, code: int
 ) -> None:
     with pytest.raises(CommandFailed, match=words) as caught:
-        init.begin(Talk(*answers, asks=False).console, {}, tmp_path, url)
+        init.begin(Talk(*answers, asks=False).console, own(tmp_path), tmp_path, url)
     assert caught.value.code == code
     assert not (tmp_path / ".env").exists()
 
 
 def test_without_a_terminal_a_failed_check_ends_it(redcap: Redcap, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"REDCap refused the token.* Nothing was written\.") as caught:
-        init.begin(Talk("0" * 32, asks=False).console, {}, tmp_path, redcap.url)
+        init.begin(Talk("0" * 32, asks=False).console, own(tmp_path), tmp_path, redcap.url)
     assert caught.value.code == 1
     assert not (tmp_path / ".env").exists()
+
+
+# --- A folder that may be somebody else's -----------------------------------------------------------------------------
+
+THEIR_ENV = "HTTPS_PROXY=http://me:pass@evil:3128\nDATABASE=x\n"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_else_a_folder_decides_is_shown_and_must_be_confirmed(
+    redcap: Redcap, tmp_path: Path, *, asks: bool
+) -> None:
+    (tmp_path / ".env").write_text(THEIR_ENV)
+    (tmp_path / "claude-proxy.toml").write_text("")
+    talk = Talk(*(["no"] if asks else [TOKEN]), asks=asks)
+    with pytest.raises(CommandFailed) as caught:
+        init.begin(talk.console, own(tmp_path / "mine"), tmp_path, redcap.url)
+    told = "".join([str(caught.value), *talk.asked])
+    assert "HTTPS_PROXY=http://…@evil:3128, claude-proxy.toml" in told
+    assert "DATABASE" not in told
+    assert (tmp_path / ".env").read_text() == THEIR_ENV
+
+
+def test_what_is_confirmed_stays(redcap: Redcap, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("NO_PROXY=x\n")
+    init.begin(Talk("y", redcap.url, TOKEN).console, own(tmp_path / "mine"), tmp_path)
+    assert lines(tmp_path) == ["NO_PROXY=x", f"REDCAP_API_URL={redcap.url}", f"REDCAP_API_TOKEN={TOKEN}"]
 
 
 # --- What is around ---------------------------------------------------------------------------------------------------
@@ -143,7 +174,7 @@ def test_without_a_terminal_a_failed_check_ends_it(redcap: Redcap, tmp_path: Pat
 def test_it_tells_what_wins_and_what_not_to_commit(redcap: Redcap, tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     talk = Talk(redcap.url, TOKEN)
-    init.begin(talk.console, {"REDCAP_API_URL": "http://elsewhere/api/"}, tmp_path)
+    init.begin(talk.console, {**own(tmp_path), "REDCAP_API_URL": "http://elsewhere/api/"}, tmp_path)
     assert any("do not commit it" in line for line in talk.said)
     assert any("REDCAP_API_URL is set in the environment, too" in line for line in talk.said)
 
@@ -151,7 +182,7 @@ def test_it_tells_what_wins_and_what_not_to_commit(redcap: Redcap, tmp_path: Pat
 def test_a_malformed_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("nonsense")
     with pytest.raises(SettingsError, match="line 1"):
-        init.begin(Talk().console, {}, tmp_path)
+        init.begin(Talk().console, own(tmp_path), tmp_path)
     assert (tmp_path / ".env").read_text() == "nonsense"
 
 

@@ -549,13 +549,51 @@ def test_the_token_is_the_proxys_or_the_users() -> None:
     assert "se cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("argument", ["100%", 'say "x"', "a&b", "a|b", "^", "!x!", "one\ntwo"])
-def test_windows_batch_files_get_no_argument_that_would_be_acted_upon(argument: str) -> None:
-    launcher.check_batch_file(r"C:\claude.exe", [argument], windows=True)
-    launcher.check_batch_file("/bin/claude.cmd", [argument], windows=False)
-    launcher.check_batch_file(r"C:\claude.CMD", ["-p", "what is this?"], windows=True)
-    with pytest.raises(LaunchError, match=r"claude\.exe"):
-        launcher.check_batch_file(r"C:\claude.CMD", ["-p", argument], windows=True)
+def program(path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("element", ["", ".", "bin", "{here}"])
+@pytest.mark.parametrize("chosen", [None, "claude", "./claude", "bin/claude"])
+def test_no_program_of_the_working_folder_gets_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, windows: bool, element: str, chosen: str | None
+) -> None:
+    here, elsewhere = tmp_path / "cloned", tmp_path / "real"
+    ending = ".exe" if windows else ""
+    program(here / f"claude{ending}")
+    program(here / "bin" / f"claude{ending}")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(launcher, "WINDOWS", windows)
+    environ = {"PATH": os.pathsep.join([element.format(here=here), str(elsewhere)])}
+    with pytest.raises(LaunchError) as caught:
+        launcher.find_claude(chosen, environ)
+    assert caught.value.code == launcher.NOT_FOUND
+    assert not chosen or "the working folder is not searched" in str(caught.value)
+    theirs = program(elsewhere / f"claude{ending}")
+    if chosen in {None, "claude"}:
+        assert launcher.find_claude(chosen, environ) == theirs
+    assert plan(environ=environ).environ["PATH"] == str(elsewhere), "node, with which claude may start, is found there"
+
+
+def test_windows_is_told_not_to_look_into_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "WINDOWS", True)
+    assert plan().environ["NoDefaultCurrentDirectoryInExePath"] == "1"
+
+
+def test_windows_starts_no_batch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command interpreter would act on the arguments."""
+    monkeypatch.setattr(launcher, "WINDOWS", True)
+    for name in ("claude.cmd", "claude.BAT", "claude"):
+        batch = program(tmp_path / name)
+        with pytest.raises(LaunchError, match="exe"):
+            launcher.find_claude(batch, {})
+        with pytest.raises(LaunchError, match="exe"):
+            launcher.find_claude(name, {"PATH": str(tmp_path)})
 
 
 def test_claude_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -586,7 +624,7 @@ def test_claude_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("0.0.0.0", "http://127.0.0.1:8765"),
         ("::1", "http://[::1]:8765"),
         ("::", "http://[::1]:8765"),
-        ("localhost", "http://localhost:8765"),
+        ("localhost", "http://127.0.0.1:8765"),
     ],
 )
 def test_clients_on_this_machine_get_an_address_that_they_can_reach(host: str, url: str) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import selectors
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 from claude_proxy import __version__
 from claude_proxy.core.http1.request import RequestHead, check_length, read_body, read_head
@@ -25,6 +27,7 @@ from claude_proxy.errors import ClientGone, ProxyError, ProxyOverloaded, Shuttin
 from claude_proxy.settings.table import Settings
 from claude_proxy.shell.server.connections import Budget, Connections, ConnectionState, Parting
 from claude_proxy.shell.server.incoming import Incoming, discard_what_came
+from claude_proxy.shell.server.listening import open_listeners
 from claude_proxy.shell.server.outgoing import Outgoing
 
 _BODY_RATE = 32 * 1024  # bytes that give a client a second more
@@ -32,6 +35,7 @@ _DRAIN_SECONDS, _DRAIN_RATE = 5.0, 1024**2
 _DRAIN_BYTES = 256 * 1024 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_SELECTOR = getattr(selectors, "PollSelector", selectors.SelectSelector)  # which Windows has alone
 _BREATH = 0.1  # seconds before the next try when the system has no room for a connection
 _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request", 529: "Overloaded"}
 
@@ -303,7 +307,6 @@ class ProxyServer(ThreadingHTTPServer):
     """A thread for each connection, and no more of them than there may be."""
 
     daemon_threads = True
-    request_queue_size = 1024
 
     def __init__(self, settings: Settings, application: Application, limits: ServerLimits = USUAL_LIMITS) -> None:
         """Listen; raises `OSError` if the address cannot be listened on."""
@@ -313,10 +316,11 @@ class ProxyServer(ThreadingHTTPServer):
         self.connections = Connections(settings.max_connections, limits.farewell_seconds)
         self.bodies = Budget(_bytes_of_bodies(settings))
         self._parting = Parting(limits.most_parting)
-        host, port = settings.listen_host, settings.listen_port
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        self.address_family = family
-        super().__init__((str(address[0]), int(address[1])), UnbufferedHTTPRequestHandler)
+        self._listeners = open_listeners(settings.listen_host, settings.listen_port)
+        self._ending, self._ended = threading.Event(), threading.Event()
+        super().__init__(self._listeners[0].getsockname(), UnbufferedHTTPRequestHandler, bind_and_activate=False)
+        self.socket.close()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def adopt(self, settings: Settings) -> None:
         """Use new settings from the next request on; where to listen and MAX_CONNECTIONS stay as they are.
@@ -327,16 +331,6 @@ class ProxyServer(ThreadingHTTPServer):
         self.application.adopt(settings)
         self.settings = settings
         self.bodies.most = _bytes_of_bodies(settings)
-
-    def server_bind(self) -> None:
-        """Bind, without the look-up of the machine's own name that `HTTPServer` makes: it can take seconds."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name = str(self.server_address[0])
-        self.server_port = int(self.server_address[1])
 
     @property
     def url(self) -> str:
@@ -351,6 +345,23 @@ class ProxyServer(ThreadingHTTPServer):
         return self.connections.stop(grace)
 
     # --- the accepting thread: it must never wait for a client --------------------------------------------------------
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Accept at all addresses until `shutdown`; the base class has one socket only."""
+        with _SELECTOR() as selector:
+            for listener in self._listeners:
+                selector.register(listener, selectors.EVENT_READ)
+            while not self._ending.is_set():
+                for key, _ in selector.select(poll_interval):
+                    self.socket = cast("socket.socket", key.fileobj)  # from which `get_request` accepts
+                    self._handle_request_noblock()  # type: ignore[attr-defined]
+                self.service_actions()
+        self._ended.set()
+
+    def shutdown(self) -> None:
+        """Have `serve_forever` end, and wait until it has."""
+        self._ending.set()
+        self._ended.wait()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection."""
@@ -389,6 +400,8 @@ class ProxyServer(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Stop listening."""
         super().server_close()
+        for listener in self._listeners:
+            listener.close()
         self._parting.close()
 
     def shutdown_request(self, request: Any) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
-from conftest import PATIENCE, Gate, Proxy, Redcap, StartProxy, eventually, message_request, running
+from conftest import NEEDS_IPV6, PATIENCE, Gate, Proxy, Redcap, StartProxy, eventually, message_request, running
 from sites import Answer, Site, echo, listening, stream_three
 
 from claude_proxy.errors import ClientGone
 from claude_proxy.shell.server.handler import HttpRequest, ResponseWriter, UnbufferedHTTPRequestHandler
+from claude_proxy.shell.server.listening import open_listeners
 
 Serve: TypeAlias = Callable[[Answer], Site]
 
@@ -220,6 +222,71 @@ def test_the_url_leads_to_the_server(host: str) -> None:
     with running(server):
         name, port = server.url.removeprefix("http://").rsplit(":", 1)
         socket.create_connection((name.strip("[]"), int(port)), PATIENCE).close()
+
+
+@pytest.mark.parametrize("taken", ["127.0.0.1", pytest.param("::1", marks=NEEDS_IPV6)])
+def test_nobody_else_can_be_taken_for_localhost(taken: str) -> None:
+    """Whoever holds one of the two addresses would be sent tokens and prompts by clients that try that one first."""
+    family = socket.AF_INET6 if ":" in taken else socket.AF_INET
+    with socket.create_server((taken, 0), family=family) as other, pytest.raises(OSError, match="in use"):
+        listening(echo, listen_host="localhost", listen_port=other.getsockname()[1])
+
+
+@NEEDS_IPV6
+def test_localhost_is_both_addresses_until_the_end() -> None:
+    with running(listening(echo, listen_host="localhost")) as server:
+        places = [(host, server.server_port) for host in ("127.0.0.1", "::1")]
+        for place in places:
+            with socket.create_connection(place, PATIENCE) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n")
+                assert connection.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+        assert server.url == f"http://127.0.0.1:{server.server_port}"
+    for place in places:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(place, PATIENCE)
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_without_ipv6_localhost_is_the_other_one(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    class NoIpv6(socket.socket):
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(number, "no IPv6")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", NoIpv6)
+    (listener,) = open_listeners("localhost", 0)
+    assert listener.getsockname()[0] == "127.0.0.1"
+    listener.close()
+
+
+def test_any_free_port_is_one_that_is_free_at_both_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([True, True, False])
+
+    class Busy(socket.socket):
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6 and next(busy):
+                raise OSError(errno.EADDRINUSE, "in use")
+            super().bind(("127.0.0.1", 0) if self.family == socket.AF_INET else address)
+
+    monkeypatch.setattr(socket, "socket", Busy)
+    try:
+        listeners = open_listeners("localhost", 0)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    assert len({listener.getsockname()[1] for listener in listeners}) == 1
+    assert next(busy, None) is None
+    for listener in listeners:
+        listener.close()
+
+
+def test_on_windows_nobody_can_take_the_port_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    exclusive = socket.SO_KEEPALIVE  # stands for the option that only Windows has
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", exclusive, raising=False)
+    for listener in open_listeners("localhost", 0):
+        with listener:
+            assert listener.getsockopt(socket.SOL_SOCKET, exclusive)
+            assert not listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 
 # --- What the application gets, and what it is spared -----------------------------------------------------------------
