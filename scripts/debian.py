@@ -57,6 +57,8 @@ UNPACKED: Mapping[str, Program] = {
     "fish": Program("fish", "usr/bin/fish"),
     "nginx": Program("nginx", "usr/sbin/nginx"),
     "patchelf": Program("patchelf", "usr/bin/patchelf"),
+    "prometheus": Program("prometheus", "usr/bin/prometheus"),
+    "promtool": Program("prometheus", "usr/bin/promtool"),
     "wrk": Program("wrk", "usr/bin/wrk"),
     "zsh": Program("zsh", "usr/bin/zsh"),
 }
@@ -90,7 +92,7 @@ def find(program: str) -> Path:
     starter = FOLDER / "bin" / program
     with one_at_a_time():
         if not starter.exists():
-            unpacked = unpack(program, UNPACKED[program].package)
+            unpacked = unpack(UNPACKED[program].package, UNPACKED[program].package)
             _write_starter(starter, unpacked, UNPACKED[program].path)
     return starter
 

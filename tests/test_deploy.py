@@ -27,7 +27,9 @@ from conftest import (
 )
 from test_nginx import AROUND
 
-from claude_proxy.settings.table import Settings
+from claude_proxy.settings.dotenv import read_dotenv
+from claude_proxy.settings.sources import HOME_VARIABLE, load
+from claude_proxy.settings.table import TABLE, Settings
 from claude_proxy.shell.server.handler import USUAL_LIMITS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,11 +93,34 @@ def test_there_is_memory_for_all_bodies(name: str, pattern: str) -> None:
     assert int(gigabytes) * 1024 >= 5 * settings.max_bodies_mb + settings.cache_mb + 100
 
 
-@pytest.mark.parametrize("name", ["nginx.conf", "nginx-replicas.conf", "Caddyfile"])
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx-replicas.conf", "Caddyfile", "kubernetes.yaml"])
 def test_no_gateway_gives_up_before_the_proxy(name: str) -> None:
     """A turn is waited for, a call made, and the reply's further calls: each may take UPSTREAM_TIMEOUT."""
-    found = re.findall(r"(?:proxy_read|response_header)_timeout (\d+)s", (DEPLOY / name).read_text(encoding="utf-8"))
-    assert [int(seconds) > 3 * Settings(REDCAP).upstream_timeout for seconds in found] == [True]
+    patterns = r"(?:proxy_read|response_header)_timeout (\d+)s|(?:proxy-read-timeout|timeout-server): \"?(\d+)"
+    found = ["".join(each) for each in re.findall(patterns, (DEPLOY / name).read_text(encoding="utf-8"))]
+    assert len(found) == (3 if name == "kubernetes.yaml" else 1)
+    assert all(int(seconds) > 3 * Settings(REDCAP).upstream_timeout for seconds in found)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_units_settings_are_a_shared_proxys_and_nobodys_own() -> None:
+    text = (DEPLOY / "claude-proxy.env").read_text(encoding="utf-8")
+    settings = load(read_dotenv(DEPLOY / "claude-proxy.env"), None)
+    assert settings.redcap_api_token is None
+    names = set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE))
+    assert names >= {"REDCAP_API_URL", "CLIENT_HASH_KEY", "ALLOWED_CLIENTS", "REDCAP_CA_BUNDLE"}
+    assert names <= {setting.name for setting in TABLE}
+
+
+def test_the_unit_finds_its_files_in_one_folder() -> None:
+    unit = (DEPLOY / "claude-proxy.service").read_text(encoding="utf-8")
+    (home,) = re.findall(rf"^Environment={HOME_VARIABLE}=(\S+)", unit, re.MULTILINE)
+    (settings,) = re.findall(r"^EnvironmentFile=(\S+)$", unit, re.MULTILINE)
+    text = (DEPLOY / "claude-proxy.env").read_text(encoding="utf-8")
+    paths = [settings, *re.findall(r"^#?[A-Z_]+=(/\S+)$", text, re.MULTILINE)]
+    assert {Path(path).parent.as_posix() for path in paths} == {home}
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------
@@ -113,8 +138,6 @@ def test_the_manifest_is_as_kubernetes_schemas_say() -> None:
     program = Path(sys.executable).parent / "kubernetes-validate"
     done = run(program, "--strict", DEPLOY / "kubernetes.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    kinds = re.findall(r"^kind: (\w+)$", (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(kinds) == {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
 
 
 FORGE = ROOT / ".github"

@@ -159,6 +159,7 @@ NOT_RUN: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "docker compose up -d",
+            "docker compose up -d --build",
             "docker compose -f deploy/compose.replicas.yml up -d --scale claude-proxy=3",
             "docker build -t claude-proxy .",
             "docker run --env-file=.env --env=LISTEN_HOST=0.0.0.0 --env=LISTEN_PORT=8765 "
@@ -167,7 +168,19 @@ NOT_RUN: Mapping[str, str] = {
         ),
         "needs Docker; test_container.py does the same with Podman",
     ),
-    "kubectl apply -f deploy/kubernetes.yaml": "needs a cluster",
+    **dict.fromkeys(
+        (
+            "kubectl create secret generic claude-proxy --from-env-file=secret.env",
+            "kubectl create configmap claude-proxy-files --from-file=config/",
+            "kubectl apply -f deploy/kubernetes.yaml",
+            "kubectl port-forward deployment/claude-proxy 8765",
+            "kubectl rollout status deployment/claude-proxy",
+            "kubectl rollout undo deployment/claude-proxy",
+        ),
+        "needs a cluster",
+    ),
+    "ssh -N -L 8765:localhost:8765 claude-proxy.example.edu": "needs a server",
+    "git pull": "needs the history",
     "python3 scripts/check.py": "runs these tests",
     "python3 scripts/check.py --fast": "runs some of these tests",
     "docker build -t claude-proxy:0.1.0 .": "needs Docker",
@@ -183,7 +196,10 @@ NOT_RUN: Mapping[str, str] = {
             "install -d /opt/claude-proxy",
             "install -m 755 dist/claude-proxy.pyz /opt/claude-proxy/",
             "install -d -m 755 /etc/claude-proxy",
-            "install -m 600 .env /etc/claude-proxy/env",
+            "install -m 600 deploy/claude-proxy.env /etc/claude-proxy/env",
+            "nano /etc/claude-proxy/env",
+            "cp /opt/claude-proxy/claude-proxy.pyz /opt/claude-proxy/before.pyz",
+            "systemctl restart claude-proxy",
             "install -m 644 deploy/claude-proxy.service /etc/systemd/system/",
             "systemctl daemon-reload",
             "systemctl enable --now claude-proxy",
@@ -389,7 +405,7 @@ def test_the_readme_names_defaults_as_they_are() -> None:
 
 
 def test_every_setting_that_is_mentioned_exists() -> None:
-    known = {setting.name for setting in TABLE} | {"SOURCE_DATE_EPOCH", "CLAUDE_PROXY_CONFIG", "CLAUDE_PROXY_HOME"}
+    known = {setting.name for setting in TABLE} | {"MODEL_MAP", "SOURCE_DATE_EPOCH", "CLAUDE_PROXY_CONFIG", "CLAUDE_PROXY_HOME"}
     for page in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("deployment", "troubleshooting"))):
         words = set(re.findall(r"`([A-Z][A-Z]+_[A-Z_]+)=?`", page.read_text(encoding="utf-8")))
         foreign = {word for word in words if word.startswith(("ANTHROPIC_", "CLAUDE_CODE_"))}
