@@ -153,6 +153,8 @@ NOT_RUN: Mapping[str, str] = {
     "python3 claude_api_proxy.py run": _SESSION,
     "claude --permission-mode default": _SESSION,
     "claude-proxy run": _SESSION,
+    "claude-proxy exam --yes": "keeps to thirty asks a minute; see test_cli.py",
+    "claude-proxy exam gpt-4.1 --yes --json": "likewise",
     "claude-proxy run --model gpt-4.1": _SESSION,
     "claude-proxy run --log proxy.log -- --continue": _SESSION,
     "docker compose logs -f": "needs Docker",
@@ -334,7 +336,7 @@ def test_the_commands_that_are_mentioned_exist(playground: dict[str, str], tmp_p
     commands = {
         word for word in mentioned if f"`claude-proxy {word}" in texts or f"claude_api_proxy.py {word}" in texts
     }
-    assert commands >= {"init", "doctor", "run", "serve", "env", "models", "demo"}
+    assert commands >= {"init", "doctor", "run", "serve", "env", "models", "exam", "demo"}
     for command in sorted(commands):
         done = subprocess.run(
             ["claude-proxy", command, "--help"],
