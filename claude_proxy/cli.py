@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 
 from claude_proxy import __version__
 from claude_proxy.errors import CommandFailed
-from claude_proxy.settings.values import port, seconds
+from claude_proxy.settings.values import port, seconds, whole_number
 
 _OK, _FAILED = 0, 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -95,6 +95,20 @@ failed. What comes after a failure is skipped. No secret is shown.
         "Show which SecureChatAI alias answers for which model name, and which rule decides.",
         "Exit codes: 0 done, 1 the output could not be written, 2 wrong usage or settings.",
     ),
+    "exam": (
+        "find out which aliases can drive Claude Code, with a dozen small tasks for each",
+        """\
+Let each alias do a dozen small tasks, through the proxy's own code: calls, files with
+quotes and entities, an edit, plain answers, a file beyond the alias's limit. Shown is
+a table without any content, host or token, which can be pasted into an issue.
+""",
+        """\
+It is said beforehand what that costs, and nothing is asked unless you agree. Ctrl-C
+ends it, and shows what there is by then.
+Exit codes: 0 done, 1 not agreed to, or no alias answered, 2 wrong usage or settings,
+130 Ctrl-C.
+""",
+    ),
     "demo": (
         "try it without a REDCap: a pretend one, with the proxy before it",
         "Start a pretend REDCap with SecureChatAI, and the proxy before it; nothing leaves this machine.",
@@ -169,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"claude-proxy {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    serve, run, env, init, doctor, models, demo = (
+    serve, run, env, init, doctor, models, exam, demo = (
         commands.add_parser(name, help=short, description=description, epilog=epilog, formatter_class=raw)
         for name, (short, description, epilog) in _TEXTS.items()
     )
@@ -179,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     wait = "wait so long for each answer of a model (default: 60)"
     doctor.add_argument("--timeout", type=_checked(seconds(1, 7200)), default=60.0, metavar="SECONDS", help=wait)
     models.add_argument("name", metavar="NAME", nargs="?", help="explain this name only; claude's short names do, too")
+    _add_options_of_exam(exam)
     demo.add_argument(
         "--backend",
         metavar="URL",
@@ -187,11 +202,11 @@ def _parser() -> argparse.ArgumentParser:
         "such as http://127.0.0.1:11434; without it a small scripted stand-in does",
     )
     demo.add_argument("--model", metavar="NAME", help="the backend's name for the model")
-    for each in (doctor, models):
+    for each in (doctor, models, exam):
         each.add_argument("--json", action="store_true", help="write JSON, for a program")
-    for each in (serve, doctor, models):
+    for each in (serve, doctor, models, exam):
         each.add_argument("--config", metavar="PATH", help="the configuration file (default: claude-proxy.toml)")
-    for each in (serve, run, env, init, doctor, models):
+    for each in (serve, run, env, init, doctor, models, exam):
         each.add_argument(_HERE, action="store_true", help="the files with settings are those of the working folder")
     for each in (serve, demo):
         each.add_argument(
@@ -214,6 +229,15 @@ def _add_options_of_claude(run: argparse.ArgumentParser, env: argparse.ArgumentP
         help="write Claude Code's settings there instead (default: ~/.claude/settings.json); - prints them",
     )
     env.add_argument("--model", metavar="NAME", help="the model whose sizes to tell (default: as Claude Code chooses)")
+
+
+def _add_options_of_exam(exam: argparse.ArgumentParser) -> None:
+    names = "ask this alias, or alias@server (default: those that the configured map names)"
+    exam.add_argument("alias", metavar="ALIAS", nargs="*", help=names)
+    exam.add_argument("--yes", action="store_true", help="begin without asking whether the cost is all right")
+    exam.add_argument("--show", action="store_true", help="show what the models wrote, too")
+    pace = "ask REDCap at most so often (default: 30); it bans addresses that exceed its own limit"
+    exam.add_argument("--per-minute", type=_checked(whole_number(1, 100_000)), default=30, metavar="N", help=pace)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

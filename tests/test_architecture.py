@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "claude_proxy"
 
-COMMANDS = ("serve", "run", "env", "init", "doctor", "models", "demo")
+COMMANDS = ("serve", "run", "env", "init", "doctor", "models", "exam", "demo")
 """Loaded by their names, each alone: `serve` must not wait for what `doctor` needs. So nothing imports them."""
 
 PACKAGES = (

@@ -808,7 +808,7 @@ def test_nothing_outside_the_standard_library_is_imported(starter: Starter, chec
 
 # What `serve` starts without, so that it starts soon: whatever else only other commands need stands behind these.
 NOT_SERVED = {
-    *(f"claude_proxy.commands.{name}" for name in ("demo", "doctor", "env", "init", "models", "run")),
+    *(f"claude_proxy.commands.{name}" for name in ("demo", "doctor", "env", "exam", "init", "models", "run")),
     *(f"claude_proxy.tools.{name}" for name in ("claude_environment", "doctor", "init", "launcher", "model_table")),
     *("claude_proxy.tools.redcap_checks", "claude_proxy.demo.simulator", "claude_proxy.demo.scripted_model"),
     *("concurrent.futures", "getpass", "logging", "subprocess", "urllib.request"),
@@ -1335,6 +1335,68 @@ def test_models_shows_the_table_and_explains_a_name(starter: Starter) -> None:
     assert "REDCAP_API_URL is not set" in starter.refuse("models")
 
 
+def exam_env(redcap: Redcap) -> dict[str, str]:
+    return {"REDCAP_API_URL": redcap.url, "REDCAP_API_TOKEN": TOKEN}
+
+
+@pytest.mark.slow
+def test_an_exam_is_held_if_that_is_agreed_to(redcap: Redcap, starter: Starter) -> None:
+    """Without a terminal it refuses, and says what it would cost; the table holds no content, no host and no token."""
+    refusal = starter.refuse("exam", "o1", env=exam_env(redcap))
+    assert "12 questions to 1 alias(es)" in refusal
+    assert refusal.endswith("add --yes.")
+    assert "cannot be prepared" in starter.refuse("exam", "", env=exam_env(redcap))
+    assert not redcap.requests
+    redcap.let_answer(lambda _: "Paris.")
+    done = starter.run("exam", "o1", "--yes", "--per-minute", "100000", env=exam_env(redcap))
+    assert done.returncode == OK, done.stderr
+    assert re.search(r"^\| o1 +\| no +\| 0 of 9 ", done.stdout, re.MULTILINE)
+    assert not any(word in done.stdout + done.stderr for word in ("Paris", TOKEN, "127.0.0.1"))
+    shown = starter.run("exam", "o1", "--yes", "--show", "--json", "--per-minute", "100000", env=exam_env(redcap))
+    told = json.loads(shown.stdout)
+    assert [row["fit"] for row in told["aliases"]] == ["no"]
+    assert all("Paris" in json.dumps(answer["content"]) for answer in told["answers"])
+
+
+@pytest.mark.slow
+def test_an_exam_with_a_wrong_token_shows_the_class_of_the_error(redcap: Redcap, starter: Starter) -> None:
+    env = exam_env(redcap) | {"REDCAP_API_TOKEN": "0" * 32}
+    done = starter.run("exam", "o1", "--yes", env=env)
+    assert done.returncode == FAILED
+    assert "- o1, a command: AuthenticationFailed, " in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unseen", [False, True])
+def test_ctrl_c_ends_an_exam_with_what_there_is(
+    redcap: Redcap, starter: Starter, checkout: Path, *, unseen: bool
+) -> None:
+    gate = Gate("too late")
+    redcap.queue("Yes.", gate)
+    (starter.folder / ".env").write_text("".join(f"{name}={text}\n" for name, text in exam_env(redcap).items()))
+    command = unseen_signals(checkout) if unseen else ()
+    with Terminal(starter, "exam", "o1", "--per-minute", "100000", command=command) as terminal:
+        terminal.read_until("Begin? [y/N] ")
+        terminal.type("y\n")
+        assert gate.reached.wait(PATIENCE)
+        terminal.type("\x03")
+        assert terminal.end() == 128 + signal.SIGINT
+    assert "stopped after 1 of 12 questions" in terminal.shown
+    assert "| o1    | unknown | 0 of 1 " in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+@pytest.mark.slow
+def test_an_exam_that_is_not_agreed_to_asks_nothing(redcap: Redcap, starter: Starter) -> None:
+    (starter.folder / ".env").write_text("".join(f"{name}={text}\n" for name, text in exam_env(redcap).items()))
+    with Terminal(starter, "exam", "o1") as terminal:
+        terminal.read_until("Begin? [y/N] ")
+        terminal.type("\n")
+        assert terminal.end() == FAILED
+    assert not redcap.requests
+
+
 @pytest.mark.slow
 def test_init_works_without_a_terminal(redcap: Redcap, starter: Starter) -> None:
     def init(token: str) -> subprocess.CompletedProcess[str]:
@@ -1387,7 +1449,7 @@ def test_ctrl_c_at_init_changes_nothing(starter: Starter, checkout: Path, *, at_
     assert list(starter.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["serve", "run", "env", "init", "doctor", "models", "demo"])
+@pytest.mark.parametrize("command", ["serve", "run", "env", "init", "doctor", "models", "exam", "demo"])
 def test_every_command_explains_itself(starter: Starter, command: str) -> None:
     told = starter.run(command, "--help")
     assert told.returncode == OK

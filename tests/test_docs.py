@@ -153,6 +153,8 @@ NOT_RUN: Mapping[str, str] = {
     "python3 claude_api_proxy.py run": _SESSION,
     "claude --permission-mode default": _SESSION,
     "claude-proxy run": _SESSION,
+    "claude-proxy exam --yes": "keeps to thirty asks a minute; see test_cli.py",
+    "claude-proxy exam gpt-4.1 --yes --json": "likewise",
     "claude-proxy run --model gpt-4.1": _SESSION,
     "claude-proxy run --log proxy.log -- --continue": _SESSION,
     "docker compose logs -f": "needs Docker",
@@ -350,7 +352,7 @@ def test_the_commands_that_are_mentioned_exist(playground: dict[str, str], tmp_p
     commands = {
         word for word in mentioned if f"`claude-proxy {word}" in texts or f"claude_api_proxy.py {word}" in texts
     }
-    assert commands >= {"init", "doctor", "run", "serve", "env", "models", "demo"}
+    assert commands >= {"init", "doctor", "run", "serve", "env", "models", "exam", "demo"}
     for command in sorted(commands):
         done = subprocess.run(
             ["claude-proxy", command, "--help"],
@@ -405,7 +407,7 @@ def test_the_readme_names_defaults_as_they_are() -> None:
 
 
 def test_every_setting_that_is_mentioned_exists() -> None:
-    known = {setting.name for setting in TABLE} | {"MODEL_MAP", "SOURCE_DATE_EPOCH", "CLAUDE_PROXY_CONFIG", "CLAUDE_PROXY_HOME"}
+    known = {setting.name for setting in TABLE} | {"MODEL_MAP", "SOURCE_DATE_EPOCH", "CLAUDE_PROXY_HOME"}
     for page in (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("deployment", "troubleshooting"))):
         words = set(re.findall(r"`([A-Z][A-Z]+_[A-Z_]+)=?`", page.read_text(encoding="utf-8")))
         foreign = {word for word in words if word.startswith(("ANTHROPIC_", "CLAUDE_CODE_"))}
