@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import closing
+from pathlib import Path
 
 from claude_proxy.commands.terminal import FAILED, OK, as_json, given_settings, settings_folder, write_out
 from claude_proxy.errors import CommandFailed, ProxyError

@@ -28,7 +28,8 @@ from claude_proxy.demo.pages import CannedResponse, Intercept
 from claude_proxy.demo.php import PhpFatalError, php_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Set
+    from collections.abc import Callable, Collection
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["ModelReply", "Received", "Simulator"]
 
@@ -66,7 +67,7 @@ class Simulator:
     _: KW_ONLY
     tokens: Collection[str] | None = None
     prefix: str = module.PREFIX
-    aliases: Set[str] = frozenset(module.ALIASES)
+    aliases: AbstractSet[str] = frozenset(module.ALIASES)
     host: str = "127.0.0.1"
     port: int = 0
     decode_entities: bool = True

@@ -37,10 +37,7 @@ def mend_edit(arguments: Mapping[str, Any], shown: Shown) -> dict[str, Any] | No
     if not shown.may_search() or shown.holds(old):
         return None
     try:
-        if bare and shown.holds(bare):
-            mended = _without_numbers_alike
-        else:
-            mended = _Encoding(old, *shown.twin(old)).of
+        mended = _without_numbers_alike if bare and shown.holds(bare) else _Encoding(old, *shown.twin(old)).of
         return {**arguments, **{name: mended(text) for name, text in arguments.items() if _is_text_of_edit(name, text)}}
     except _InDoubt:
         return None
