@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
@@ -26,6 +25,7 @@ IDLE = 300.0
 _ENTRY = 400
 _OBJECT = 60
 _LONG = 32  # characters; a longer text is a digest in a key
+_CONTAINERS = (tuple, list, frozenset)
 
 
 _Entry: TypeAlias = tuple[Any, int, float]
@@ -115,25 +115,26 @@ class Cache:
 
 def _key(argument: object) -> Hashable:
     """What stands for an argument in a key, which holds no content."""
-    if isinstance(argument, Fingerprinted):
-        return argument.fingerprint
-    if isinstance(argument, str):
-        return argument if len(argument) <= _LONG else digest(argument)
-    if type(argument) is tuple and argument:
-        return tuple(map(_key, argument))
-    return frozenset(map(_key, argument)) if isinstance(argument, frozenset) and argument else argument
+    kind = type(argument)
+    if kind is str:
+        return argument if len(argument) <= _LONG else digest(argument)  # type: ignore[arg-type]
+    if kind is tuple:
+        return tuple([_key(each) for each in argument])  # type: ignore[attr-defined]
+    if kind is frozenset:
+        return frozenset([_key(each) for each in argument])  # type: ignore[attr-defined]
+    return argument.fingerprint if isinstance(argument, Fingerprinted) else argument
 
 
 def _size(value: object) -> int:
     """About the bytes that a value takes, by its texts."""
     if isinstance(value, str):
         return value.__sizeof__()
-    if isinstance(value, dict):
-        parts: Iterable[object] = (*value, *value.values())
-    elif isinstance(value, tuple | list | frozenset):
-        parts = value
-    elif is_dataclass(value):
-        parts = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, _CONTAINERS):
+        parts: Iterable[object] = value
+    elif isinstance(value, dict):
+        parts = (*value, *value.values())
+    elif hasattr(value, "__dataclass_fields__"):
+        parts = vars(value).values()
     else:
-        parts = ()
-    return _OBJECT + sum(map(_size, parts))
+        return _OBJECT
+    return _OBJECT + sum([_size(part) for part in parts])
