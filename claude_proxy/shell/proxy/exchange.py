@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TypeAlias, TypeVar
 
 from claude_proxy.core.aliases import mapping, tokens
@@ -35,13 +37,15 @@ T = TypeVar("T")
 _UpstreamKey: TypeAlias = tuple[Hashable, ...]
 
 _MB = 1_000_000
+_SECRET = secrets.token_bytes(32)
+_numbers = itertools.count()
 _NOBODY = ""  # whose the cache is: everybody's
 _MOST_ALIASES = 1000  # of which something is remembered; a server has some thirty
 
 
 def new_id(prefix: str) -> str:
-    """An id that is unique for ever: `msg_…`, `toolu_…`, `req_…`."""
-    return f"{prefix}_{secrets.token_hex(12)}"
+    """An id that is unique for ever, and that nobody can guess: `msg_…`, `toolu_…`, `req_…`."""
+    return f"{prefix}_{sha256(_SECRET + b'%d' % next(_numbers)).hexdigest()[:24]}"  # asks the system only once
 
 
 @dataclass(frozen=True)
