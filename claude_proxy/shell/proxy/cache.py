@@ -115,14 +115,13 @@ class Cache:
 
 def _key(argument: object) -> Hashable:
     """What stands for an argument in a key, which holds no content."""
-    kind = type(argument)
-    if kind is str:
-        return argument if len(argument) <= _LONG else digest(argument)  # type: ignore[arg-type]
-    if kind is tuple:
-        return tuple([_key(each) for each in argument])  # type: ignore[attr-defined]
-    if kind is frozenset:
-        return frozenset([_key(each) for each in argument])  # type: ignore[attr-defined]
-    return argument.fingerprint if isinstance(argument, Fingerprinted) else argument
+    if isinstance(argument, Fingerprinted):
+        return argument.fingerprint
+    if isinstance(argument, str):
+        return argument if len(argument) <= _LONG else digest(argument)
+    if type(argument) is tuple and argument:
+        return tuple(map(_key, argument))
+    return frozenset(map(_key, argument)) if isinstance(argument, frozenset) and argument else argument
 
 
 def _size(value: object) -> int:
