@@ -132,8 +132,8 @@ def _size(value: object) -> int:
         parts: Iterable[object] = value
     elif isinstance(value, dict):
         parts = (*value, *value.values())
-    elif hasattr(value, "__dataclass_fields__"):
-        parts = vars(value).values()
+    elif names := getattr(value, "__dataclass_fields__", None):
+        parts = [getattr(value, name) for name in names]  # `vars` would make a dictionary of each, for good
     else:
         return _OBJECT
     return _OBJECT + sum([_size(part) for part in parts])
