@@ -1376,7 +1376,7 @@ def test_ctrl_c_ends_an_exam_with_what_there_is(
     redcap.queue("Yes.", gate)
     (starter.folder / ".env").write_text("".join(f"{name}={text}\n" for name, text in exam_env(redcap).items()))
     command = unseen_signals(checkout) if unseen else ()
-    with Terminal(starter, "exam", "o1", "--per-minute", "100000", command=command) as terminal:
+    with Terminal(starter, "exam", "o1", "--here", "--per-minute", "100000", command=command) as terminal:
         terminal.read_until("Begin? [y/N] ")
         terminal.type("y\n")
         assert gate.reached.wait(PATIENCE)
@@ -1390,7 +1390,7 @@ def test_ctrl_c_ends_an_exam_with_what_there_is(
 @pytest.mark.slow
 def test_an_exam_that_is_not_agreed_to_asks_nothing(redcap: Redcap, starter: Starter) -> None:
     (starter.folder / ".env").write_text("".join(f"{name}={text}\n" for name, text in exam_env(redcap).items()))
-    with Terminal(starter, "exam", "o1") as terminal:
+    with Terminal(starter, "exam", "o1", "--here") as terminal:
         terminal.read_until("Begin? [y/N] ")
         terminal.type("\n")
         assert terminal.end() == FAILED

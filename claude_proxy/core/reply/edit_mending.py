@@ -93,10 +93,10 @@ class _Decoded:
             left -= len(old)
             if left < 0:
                 raise _InDoubt
-            yield self.text[self._in_text(position) : self._in_text(position + len(old))]
+            yield self.text[self.place(position) : self.place(position + len(old))]
             position = self.decoded.find(old, position + 1)
 
-    def _in_text(self, position: int) -> int:
+    def place(self, position: int) -> int:
         """The position in the text that belongs to one in the decoded text."""
         index = bisect_right(self._ends, (position, 1 << 62)) - 1
         return position if index < 0 else self._ends[index][1] + position - self._ends[index][0]
@@ -147,6 +147,7 @@ class _Encoding:
         pairs = set(zip(old_lines, twin_lines, strict=True))
         lines = dict(pairs)
         self._lines = lines if len(lines) == len(pairs) else {}
+        self._in_order = [(line, _Decoded(twin_line)) for line, twin_line in zip(old_lines, twin_lines, strict=True)]
 
     def of(self, text: str) -> str:
         """A text of the edit as the file would have it.
@@ -156,10 +157,29 @@ class _Encoding:
         """
         if text == self._old:
             return self._twin.text
-        return "\n".join(self._lines[line] if line in self._lines else self._line(line) for line in text.split("\n"))
+        lines = text.split("\n")
+        one_by_one = len(lines) == len(self._in_order)
+        return "\n".join(
+            self._lines[line] if line in self._lines else self._changed(line, index if one_by_one else None)
+            for index, line in enumerate(lines)
+        )
 
-    def _line(self, line: str) -> str:
-        """A line that is not in the old text: each of its characters as the old text writes it, else as the file does."""
+    def _changed(self, line: str, index: int | None) -> str:
+        """A line that is not in the old text; what it shares with the one it replaces is written as there."""
+        if index is None or self._in_order[index][1].decoded != self._in_order[index][0]:
+            return self._new(line)
+        replaced, twin = self._in_order[index]
+        shorter = min(len(line), len(replaced))
+        differs = (place for place in range(shorter) if line[place] != replaced[place])
+        start = next(differs, shorter)
+        differs = (place for place in range(shorter - start) if line[-1 - place] != replaced[-1 - place])
+        end = next(differs, shorter - start)
+        self._new(replaced[start : len(replaced) - end])  # in doubt too where what goes could be what stays
+        changed = self._new(line[start : len(line) - end])
+        return twin.text[: twin.place(start)] + changed + twin.text[twin.place(len(replaced) - end) :]
+
+    def _new(self, line: str) -> str:
+        """Words that the old text does not have: each character as the old text writes it, else as the file does."""
         entities = list(armour.find(line))
         if entities and not (self._half or self._escaped):
             raise _InDoubt

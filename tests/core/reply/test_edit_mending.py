@@ -50,6 +50,12 @@ MENDED = [
         ["&sum; &lt; &eacute;"], ("∑ &lt;", "é &lt;"), ("&sum; &lt;", "&eacute; &lt;"), id="an entity that was kept"
     ),
     pytest.param(["a &amp;lt; b"], ("a &lt; b", "c &lt; d"), ("a &amp;lt; b", "c &amp;lt; d"), id="an escaped one"),
+    pytest.param(
+        ["<p>1 &lt; 2</p>\n<p>2</p>"],
+        ("<p>1 < 2</p>\n<p>2</p>", "<p>1 < 2</p>\n<p>3</p>"),
+        ("<p>1 &lt; 2</p>\n<p>2</p>", "<p>1 &lt; 2</p>\n<p>3</p>"),
+        id="what a changed line shares with the one it replaces",
+    ),
     pytest.param(["&sum;&sum;x&sum;"], ("∑x", ""), ("&sum;x", ""), id="from the middle on"),
 ]
 
