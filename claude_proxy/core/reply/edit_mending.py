@@ -159,23 +159,29 @@ class _Encoding:
             return self._twin.text
         lines = text.split("\n")
         one_by_one = len(lines) == len(self._in_order)
-        return "\n".join(
-            self._lines[line] if line in self._lines else self._changed(line, index if one_by_one else None)
-            for index, line in enumerate(lines)
-        )
+        return "\n".join(self._line(line, index if one_by_one else None) for index, line in enumerate(lines))
 
-    def _changed(self, line: str, index: int | None) -> str:
-        """A line that is not in the old text; what it shares with the one it replaces is written as there."""
-        if index is None or self._in_order[index][1].decoded != self._in_order[index][0]:
+    def _line(self, line: str, index: int | None) -> str:
+        if line in self._lines:
+            return self._lines[line]
+        try:
             return self._new(line)
-        replaced, twin = self._in_order[index]
+        except _InDoubt:
+            if index is None:
+                raise
+            return self._changed(line, *self._in_order[index])
+
+    def _changed(self, line: str, replaced: str, twin: _Decoded) -> str:
+        """A line that in itself is in doubt: what it shares with the one it replaces is written as there."""
         shorter = min(len(line), len(replaced))
         differs = (place for place in range(shorter) if line[place] != replaced[place])
         start = next(differs, shorter)
         differs = (place for place in range(shorter - start) if line[-1 - place] != replaced[-1 - place])
         end = next(differs, shorter - start)
-        self._new(replaced[start : len(replaced) - end])  # in doubt too where what goes could be what stays
+        self._new(replaced[start : len(replaced) - end])  # in doubt, too, where what goes could be what stays
         changed = self._new(line[start : len(line) - end])
+        if twin.decoded != replaced:
+            raise _InDoubt
         return twin.text[: twin.place(start)] + changed + twin.text[twin.place(len(replaced) - end) :]
 
     def _new(self, line: str) -> str:
