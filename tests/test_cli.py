@@ -809,8 +809,9 @@ def test_nothing_outside_the_standard_library_is_imported(starter: Starter, chec
 # What `serve` starts without, so that it starts soon: whatever else only other commands need stands behind these.
 NOT_SERVED = {
     *(f"claude_proxy.commands.{name}" for name in ("demo", "doctor", "env", "exam", "init", "models", "run")),
-    *(f"claude_proxy.tools.{name}" for name in ("claude_environment", "doctor", "init", "launcher", "model_table")),
-    *("claude_proxy.tools.redcap_checks", "claude_proxy.demo.simulator", "claude_proxy.demo.scripted_model"),
+    *(f"claude_proxy.tools.{name}" for name in ("claude_environment", "doctor", "exam", "exam_tasks", "init")),
+    *(f"claude_proxy.tools.{name}" for name in ("launcher", "model_table", "redcap_checks")),
+    *("claude_proxy.demo.simulator", "claude_proxy.demo.scripted_model"),
     *("concurrent.futures", "getpass", "logging", "subprocess", "urllib.request"),
 }
 
@@ -1385,6 +1386,21 @@ def test_ctrl_c_ends_an_exam_with_what_there_is(
     assert "stopped after 1 of 12 questions" in terminal.shown
     assert "| o1    | unknown | 0 of 1 " in terminal.shown
     assert "Traceback" not in terminal.shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unseen", [False, True])
+def test_ctrl_c_at_the_question_before_an_exam_asks_nothing(
+    redcap: Redcap, starter: Starter, checkout: Path, *, unseen: bool
+) -> None:
+    (starter.folder / ".env").write_text("".join(f"{name}={text}\n" for name, text in exam_env(redcap).items()))
+    command = unseen_signals(checkout) if unseen else ()
+    with Terminal(starter, "exam", "o1", "--here", command=command) as terminal:
+        terminal.read_until("Begin? [y/N] ")
+        terminal.type("\x03")
+        assert terminal.end() == 128 + signal.SIGINT
+    assert "Traceback" not in terminal.shown
+    assert not redcap.requests
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
-from claude_proxy.commands.terminal import FAILED, OK, as_json, given_settings, settings_folder, write_out
+from claude_proxy.commands.terminal import FAILED, OK, as_json, ask, given_settings, settings_folder, write_out
 from claude_proxy.errors import CommandFailed, ProxyError
 from claude_proxy.settings import dotenv, sources
 from claude_proxy.shell.proxy.exchange import Exchange
@@ -56,8 +56,9 @@ def _is_agreed(cost: str, *, yes: bool) -> bool:
     _say(cost)
     if yes:
         return True
-    print("Begin? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    with suppress(EOFError):
+        return ask("Begin? [y/N] ").strip().lower() in {"y", "yes"}
+    return False
 
 
 def _say(text: str) -> None:

@@ -7,8 +7,7 @@ import getpass
 import os
 import sys
 
-from claude_proxy.commands.terminal import OK, settings_folder, shows_colours
-from claude_proxy.shell.wait.wakeup import Wakeup
+from claude_proxy.commands.terminal import OK, ask, settings_folder, shows_colours
 from claude_proxy.tools import doctor, init
 
 try:
@@ -23,8 +22,8 @@ def run(options: argparse.Namespace) -> int:
     colour = shows_colours(sys.stderr)
     console = init.Console(
         asks=asks,
-        ask=_ask,
-        ask_hidden=_ask_hidden if asks else lambda _: _ask(""),
+        ask=ask,
+        ask_hidden=_ask_hidden if asks else lambda _: ask(""),
         say=_say,
         show=lambda finding: _say(doctor.line(finding, colour=colour)),
     )
@@ -42,15 +41,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)  # which shows as escapes what the console cannot
 
 
-def _ask(question: str) -> str:
-    with Wakeup() as wakeup:
-        print(question, end="", file=sys.stderr, flush=True)  # not on standard output, as `input` would
-        wakeup.wait_to_read(sys.stdin.fileno())
-        return input()
-
-
 def _ask_hidden(question: str) -> str:
-    """Ask as `getpass` does, which has no way to wait as `_ask` does."""
+    """Ask as `getpass` does, which has no way to wait as `ask` does."""
     if termios is None:
         return getpass.getpass(question)
     terminal = sys.stdin.fileno()
@@ -58,7 +50,7 @@ def _ask_hidden(question: str) -> str:
     silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
     try:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
-        answer = _ask(question)
+        answer = ask(question)
     finally:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
     _say("")

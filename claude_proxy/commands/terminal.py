@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from claude_proxy.settings import sources
+from claude_proxy.shell.wait.wakeup import Wakeup
 
 OK, FAILED = 0, 1
 
@@ -24,6 +25,18 @@ def given_settings(options: argparse.Namespace) -> dict[str, str]:
     """What the command line says, by the names of the environment."""
     given = {sources.CONFIG_VARIABLE: getattr(options, "config", None), "LISTEN_PORT": getattr(options, "port", None)}
     return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def ask(question: str) -> str:
+    """Ask at the terminal; a signal is seen at any moment of it.
+
+    Raises:
+        EOFError: there is no answer.
+    """
+    with Wakeup() as wakeup:
+        print(question, end="", file=sys.stderr, flush=True)  # not on standard output, as `input` would
+        wakeup.wait_to_read(sys.stdin.fileno())
+        return input()
 
 
 def write_out(text: str) -> int:
