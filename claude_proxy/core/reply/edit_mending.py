@@ -132,6 +132,12 @@ def _is_half_decoded(text: str, twin: str) -> bool:
     return text[position:] == twin[last:]
 
 
+def _length_shared(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (mine, yours) in pairs if mine != yours), min(len(one), len(other)))
+
+
 class _Encoding:
     """How the text of a file writes what an edit has lost the entities of."""
 
@@ -173,15 +179,12 @@ class _Encoding:
 
     def _changed(self, line: str, replaced: str, twin: _Decoded) -> str:
         """A line that in itself is in doubt: what it shares with the one it replaces is written as there."""
-        shorter = min(len(line), len(replaced))
-        differs = (place for place in range(shorter) if line[place] != replaced[place])
-        start = next(differs, shorter)
-        differs = (place for place in range(shorter - start) if line[-1 - place] != replaced[-1 - place])
-        end = next(differs, shorter - start)
-        self._new(replaced[start : len(replaced) - end])  # in doubt, too, where what goes could be what stays
-        changed = self._new(line[start : len(line) - end])
         if twin.decoded != replaced:
             raise _InDoubt
+        start = _length_shared(line, replaced)
+        end = _length_shared(line[start:][::-1], replaced[start:][::-1])
+        self._new(replaced[start : len(replaced) - end])  # in doubt, too, where what goes could be what stays
+        changed = self._new(line[start : len(line) - end])
         return twin.text[: twin.place(start)] + changed + twin.text[twin.place(len(replaced) - end) :]
 
     def _new(self, line: str) -> str:
