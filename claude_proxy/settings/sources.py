@@ -105,12 +105,12 @@ def load_with_sources(
     file = _read_config_file(folder, _named_file(given, environ, dotenv, folder)) if folder else ConfigFile(CONFIG_FILE)
     file.check_names((), [*(setting.field for setting in TABLE), *SECTIONS])
     values, sources = _read_table(layers, file)
-    if "redcap_api_url" not in values:
+    if missing := next((setting for setting in TABLE if setting.default is None and setting.field not in values), None):
         own = folder or Path()
         raise SettingsError(
-            'REDCAP_API_URL is not set. Run "claude-proxy init", which asks for it, or try "claude-proxy demo", which '
-            f"needs none; or put REDCAP_API_URL={TABLE[0].example} with your own value into {own / '.env'} or the "
-            f"environment. {TABLE[0].help} {describe_unread(own)}".rstrip()
+            f'{missing.name} is not set. Run "claude-proxy init", which asks for it, or try "claude-proxy demo", which '
+            f"needs none; or put {missing.name}={missing.example} with your own value into {own / '.env'} or the "
+            f"environment. {missing.help} {describe_unread(own)}".rstrip()
         )
     values["servers"] = read_servers(file, values["redcap_api_url"], values.get("redcap_api_token"))
     model_map, model_servers = read_models(file, values["servers"])
