@@ -384,6 +384,15 @@ class Wire:
         return not select.select([self.socket], [], [], seconds)[0]
 
 
+def is_listening(port: int) -> bool:
+    """Whether somebody listens at a port of this machine."""
+    try:
+        Wire(port).close()
+    except OSError:
+        return False
+    return True
+
+
 # --- The proxy --------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from conftest import (
     ending,
     eventually,
     find_program,
+    is_listening,
     message_request,
     read_events,
 )
@@ -244,17 +245,9 @@ def caddy_before(proxy: Proxy, folder: Path) -> Iterator[int]:
         (folder / "log").open("wb") as log,
         ending(subprocess.Popen(command, env=environ, stderr=log, stdout=log), politely=True) as process,
     ):
-        eventually(lambda: process.poll() is not None or _listens(port))
+        eventually(lambda: process.poll() is not None or is_listening(port))
         assert process.poll() is None, (folder / "log").read_text()
         yield port
-
-
-def _listens(port: int) -> bool:
-    try:
-        Wire(port).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_caddy_holds_no_event_back(redcap: Redcap, start_proxy: StartProxy, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, TOKEN, Gate, Redcap, Wire, ending, eventually, message_request
+from conftest import PATIENCE, TOKEN, Gate, Redcap, Wire, ending, eventually, is_listening, message_request
 
 from claude_proxy.commands.serving import report_uncaught
 from claude_proxy.shell.observe.journal import Journal
@@ -222,14 +222,6 @@ def stop_while_answering(process: subprocess.Popen[bytes], port: int, redcap: Re
         gate.open()
         assert wire.read_response().json["content"][0]["text"] == "In time."
     return process.wait(PATIENCE)
-
-
-def is_listening(port: int) -> bool:
-    try:
-        Wire(port).close()
-    except OSError:
-        return False
-    return True
 
 
 def metric(port: int, name: str) -> int:
